@@ -1,0 +1,81 @@
+// A dense LLaDA: configuration, weights packed for one instruction set, and the forward pass.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "llada/types.h"
+
+namespace llada {
+
+struct ModelConfig {
+  int64_t layers = 0;
+  int64_t d_model = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t mlp_hidden = 0;
+  int64_t vocabulary = 0;  // rows of the embedding and of the head
+  double norm_eps = 0;
+  double rope_theta = 0;
+  bool tied_head = false;
+};
+
+// The tensors of a model. `layer` is ignored for the embedding, the final norm and the head.
+enum class Tensor : int32_t {
+  embedding,    // [vocabulary, d_model]
+  attn_norm,    // [d_model]
+  q_proj,       // [heads * head_dim, d_model]
+  k_proj,       // [kv_heads * head_dim, d_model]
+  v_proj,       // [kv_heads * head_dim, d_model]
+  o_proj,       // [d_model, heads * head_dim]
+  mlp_norm,     // [d_model]
+  gate_proj,    // [mlp_hidden, d_model]
+  up_proj,      // [mlp_hidden, d_model]
+  down_proj,    // [d_model, mlp_hidden]
+  final_norm,   // [d_model]
+  head,         // [vocabulary, d_model]; absent when tied
+};
+
+// Requests of different lengths, end to end: no padding exists.
+struct RaggedBatch {
+  const int32_t* tokens;   // [sum(lengths)]
+  const int32_t* lengths;  // [requests]
+  int64_t requests;
+  const int32_t* rows;     // [selected] ascending indices into tokens: the rows whose hidden state is wanted
+  int64_t selected;
+};
+
+// Thread-safe once loaded: calls from several threads take turns.
+class Model {
+ public:
+  // `isa` is empty for active_isa(). Weights are held as float32 or bfloat16.
+  Model(const ModelConfig& config, DType weights, const std::string& isa, int threads);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  // Stores rows [row_begin, row_begin + rows) of a matrix, or a whole vector with rows = its length. Row-major, any alignment.
+  void load(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype);
+
+  // hidden[selected, d_model]: the final-norm output of the selected rows.
+  void forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt) const;
+
+  // logits[rows, vocab_end - vocab_begin] = hidden[rows, d_model] . head[vocab_begin:vocab_end, :]^T
+  void head(const float* hidden, int64_t rows, int64_t vocab_begin, int64_t vocab_end, float* logits,
+            const Interrupt& interrupt) const;
+
+  const ModelConfig& config() const;
+  const std::string& isa() const;
+  int threads() const;
+  void set_threads(int threads);
+  int64_t weight_bytes() const;
+  int64_t workspace_bytes() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace llada

@@ -1,0 +1,41 @@
+"""LLaDA masked diffusion language models on ordinary CPUs, without torch.
+
+>>> import llada_native
+>>> print(llada_native.generate("Sort these numbers: 31, 7, 52, 12."))
+7, 12, 31, 52
+"""
+import logging
+
+from .config import ModelConfig
+from .errors import (
+    GenerationCancelled,
+    LladaError,
+    ModelFormatError,
+    ModelMemoryError,
+    NonFiniteLogitsError,
+    UnsupportedModelError,
+)
+from .machine import cpu_info
+from .model import LLaDAForCausalLM, generate
+from .options import GenerationOptions
+from .result import GenerationResult, Step
+
+__version__ = "0.1.0"
+
+logging.getLogger("llada_native").addHandler(logging.NullHandler())
+
+__all__ = [
+    "GenerationCancelled",
+    "GenerationOptions",
+    "GenerationResult",
+    "LLaDAForCausalLM",
+    "LladaError",
+    "ModelConfig",
+    "ModelFormatError",
+    "ModelMemoryError",
+    "NonFiniteLogitsError",
+    "Step",
+    "UnsupportedModelError",
+    "cpu_info",
+    "generate",
+]

@@ -1,0 +1,126 @@
+# Mirror of include/llada and of the kernel table. Only _native cimports this file: it alone links the C++ library.
+from libc.stdint cimport int32_t, int64_t, uint16_t
+from libcpp cimport bool
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+
+cdef extern from "llada/types.h" namespace "llada":
+    cdef enum class DType(int32_t):
+        float32
+        bfloat16
+        float16
+
+    cdef cppclass Interrupt:
+        bool (*poll)(void*) noexcept nogil
+        void* context
+
+
+cdef extern from * nogil:
+    """
+    #include <Python.h>
+    #include <new>
+    #include <stdexcept>
+    #include "llada/types.h"
+
+    // C++ exceptions to Python ones. A signal handler's exception, already set while polling, wins over Cancelled.
+    static void llada_raise_python_error() {
+      try {
+        throw;
+      } catch (const llada::Cancelled& e) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_InterruptedError, e.what());
+      } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+      } catch (const std::invalid_argument& e) {
+        PyErr_SetString(PyExc_ValueError, e.what());
+      } catch (const std::exception& e) {
+        PyErr_SetString(PyExc_RuntimeError, e.what());
+      }
+    }
+    """
+    void llada_raise_python_error() except *
+
+
+cdef extern from "llada/runtime.h" namespace "llada" nogil:
+    cdef cppclass Isa:
+        string name
+        bool supported
+
+    vector[Isa] compiled_isas() except +llada_raise_python_error
+    string active_isa() except +llada_raise_python_error
+
+
+cdef extern from "llada/model.h" namespace "llada" nogil:
+    cdef cppclass ModelConfig:
+        int64_t layers, d_model, heads, kv_heads, head_dim, mlp_hidden, vocabulary
+        double norm_eps, rope_theta
+        bool tied_head
+
+    cdef enum class Tensor(int32_t):
+        pass
+
+    cdef cppclass RaggedBatch:
+        const int32_t* tokens
+        const int32_t* lengths
+        int64_t requests
+        const int32_t* rows
+        int64_t selected
+
+    cdef cppclass Model:
+        Model(const ModelConfig&, DType, const string&, int) except +llada_raise_python_error
+        void load(Tensor, int64_t, int64_t, int64_t, const void*, DType) except +llada_raise_python_error
+        void forward(const RaggedBatch&, float*, const Interrupt&) except +llada_raise_python_error
+        void head(const float*, int64_t, int64_t, int64_t, float*, const Interrupt&) except +llada_raise_python_error
+        const string& isa()
+        int threads()
+        void set_threads(int) except +llada_raise_python_error
+        int64_t weight_bytes()
+        int64_t workspace_bytes()
+
+
+cdef extern from "kernels/dispatch.h" namespace "llada" nogil:
+    cdef cppclass AttentionTile:
+        const float* q
+        ptrdiff_t q_stride
+        const float* k
+        const float* v
+        float* out
+        ptrdiff_t out_stride
+        int rows, keys, head_dim
+        float scale
+
+    cdef cppclass KernelTable:
+        const char* name
+        int panel
+        int attention_rows
+        void (*gemm_f32)(const float*, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t, int, int, int) noexcept
+        void (*widen_bf16)(const uint16_t*, float*, size_t) noexcept
+        void (*rms_norm_f32)(const float*, const float*, float*, int, float) noexcept
+        void (*rope_f32)(float*, const float*, const float*, int) noexcept
+        void (*silu_mul_f32)(float*, const float*, int) noexcept
+        void (*attention_f32)(const AttentionTile&) noexcept
+
+    const KernelTable& kernels_for(const string&) except +llada_raise_python_error
+
+
+cdef extern from "base/team.h" namespace "llada" nogil:
+    cdef cppclass Team:
+        Team(int, const Interrupt&) except +llada_raise_python_error
+
+
+cdef extern from "ops/linear.h" namespace "llada" nogil:
+    cdef cppclass Rows:
+        float* data
+        ptrdiff_t stride
+
+    cdef cppclass Linear:
+        Linear()
+        Linear(int64_t, int64_t, DType, const KernelTable&) except +llada_raise_python_error
+        void load(Team&, int64_t, int64_t, const void*, DType) except +llada_raise_python_error
+        int64_t bytes()
+
+    cdef cppclass Product:
+        pass
+
+    Product product(const Linear&, Rows, int64_t, Rows, bool)
+    void linear(Team&, const KernelTable&, const vector[Product]&) except +llada_raise_python_error

@@ -1,0 +1,256 @@
+"""The door to the C++ library: owns every C++ pointer, checks arguments, releases the GIL, makes one call."""
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int32_t, int64_t, uint16_t
+from libcpp.memory cimport unique_ptr
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+from llada_native cimport _cpp as cpp
+
+import numpy as np
+
+TENSORS = ("embedding", "attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "mlp_norm", "gate_proj", "up_proj", "down_proj",
+           "final_norm", "head")
+DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+
+
+cdef bint check_signals(void* context) noexcept with gil:
+    # A Python signal handler that raises leaves its exception set; the C++ side then unwinds with Cancelled.
+    if context != NULL and (<NativeModel> context).closing:
+        return True
+    return PyErr_CheckSignals() != 0
+
+
+cdef cpp.Interrupt interrupt_of(object model) noexcept:
+    cdef cpp.Interrupt interrupt
+    interrupt.poll = <cpp.bool (*)(void*) noexcept nogil> check_signals
+    interrupt.context = <void*> model if model is not None else NULL
+    return interrupt
+
+
+def isas() -> dict:
+    """Every build of the kernels, slowest first, and whether this processor can run it."""
+    cdef vector[cpp.Isa] builds = cpp.compiled_isas()
+    return {isa.name.decode(): isa.supported for isa in builds}
+
+
+def active_isa() -> str:
+    """The build that new models use. Raises ValueError when LLADA_ISA names one that is absent or unsupported."""
+    return cpp.active_isa().decode()
+
+
+cdef object as_bits(array, what):
+    """A C-contiguous view of float32, float16 or bfloat16 data as integers, and the C++ dtype."""
+    name = array.dtype.name
+    if name not in DTYPES:
+        raise ValueError(f"{what}: expected float32, float16 or bfloat16, found {name}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{what}: expected a C-contiguous array")
+    return array.view(np.uint32 if name == "float32" else np.uint16).reshape(-1), DTYPES[name]
+
+
+cdef const void* address(bits) except? NULL:
+    cdef const unsigned char[::1] view = bits.view(np.uint8)
+    return &view[0]
+
+
+cdef class NativeModel:
+    """A dense LLaDA in C++. Satisfies `llada_native.backend.Backend`.
+
+    Parameters
+    ----------
+    config : llada_native.config.ModelConfig
+    dtype : {"float32", "bfloat16"}
+        Of the weights in memory.
+    num_threads : int
+    isa : str
+        A build of the kernels; empty for `active_isa()`.
+
+    Raises
+    ------
+    ValueError
+        An impossible shape, dtype, thread count or instruction set.
+    MemoryError
+        The weights do not fit.
+    """
+    cdef unique_ptr[cpp.Model] model
+    cdef bint closing
+    cdef int calls
+    cdef readonly object config
+    cdef readonly str dtype
+    cdef readonly str name
+
+    def __cinit__(self, config, str dtype, int num_threads, str isa=""):
+        cdef cpp.ModelConfig c
+        c.layers, c.d_model, c.heads, c.kv_heads = config.n_layers, config.d_model, config.n_heads, config.n_kv_heads
+        c.head_dim, c.mlp_hidden, c.vocabulary = config.head_dim, config.mlp_hidden_size, config.vocabulary
+        c.norm_eps, c.rope_theta, c.tied_head = config.rms_norm_eps, config.rope_theta, config.weight_tying
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype: expected 'float32' or 'bfloat16', found {dtype!r}")
+        self.model.reset(new cpp.Model(c, <cpp.DType> <int> DTYPES[dtype], isa.encode(), num_threads))
+        self.config, self.dtype, self.name = config, dtype, "native"
+
+    cdef cpp.Model* get(self) except NULL:
+        if self.closing or self.model.get() == NULL:
+            raise ValueError("the model is closed")
+        return self.model.get()
+
+    def load(self, str tensor, int64_t layer, int64_t row_begin, array):
+        """Store rows [row_begin, row_begin + len(array)) of a matrix, or a whole vector."""
+        cdef cpp.Model* model = self.get()
+        cdef cpp.Tensor role = <cpp.Tensor> <int> TENSORS.index(tensor)
+        bits, code = as_bits(array, tensor)
+        cdef cpp.DType source = <cpp.DType> <int> code
+        cdef const void* data = address(bits)
+        cdef int64_t rows = array.shape[0]
+        with nogil:
+            model.load(role, layer, row_begin, rows, data, source)
+
+    def hidden(self, const int32_t[::1] tokens, const int32_t[::1] lengths, const int32_t[::1] rows):
+        """The final-norm output of the selected rows, float32 [len(rows), d_model].
+
+        Parameters
+        ----------
+        tokens : int32 [sum(lengths)]
+            The requests end to end.
+        lengths : int32 [requests]
+        rows : int32 [selected]
+            Ascending indices into tokens.
+        """
+        cdef cpp.Model* model = self.get()
+        if sum(lengths) != tokens.shape[0]:
+            raise ValueError(f"lengths: expected a sum of {tokens.shape[0]} tokens, found {sum(lengths)}")
+        out = np.empty((rows.shape[0], self.config.d_model), np.float32)
+        if rows.shape[0] == 0:
+            return out
+        cdef float[:, ::1] view = out
+        cdef cpp.RaggedBatch batch
+        batch.tokens, batch.lengths, batch.requests = &tokens[0], &lengths[0], lengths.shape[0]
+        batch.rows, batch.selected = &rows[0], rows.shape[0]
+        cdef cpp.Interrupt interrupt = interrupt_of(self)
+        self.calls += 1
+        try:
+            with nogil:
+                model.forward(batch, &view[0, 0], interrupt)
+        finally:
+            self.calls -= 1
+        return out
+
+    def head(self, const float[:, ::1] hidden, int64_t begin, int64_t end, float[:, ::1] out):
+        """out[rows, end - begin] = logits of the tokens begin to end; begin is a multiple of 32."""
+        cdef cpp.Model* model = self.get()
+        if hidden.shape[1] != self.config.d_model:
+            raise ValueError(f"hidden: expected {self.config.d_model} columns, found {hidden.shape[1]}")
+        if out.shape[0] != hidden.shape[0] or out.shape[1] != end - begin:
+            raise ValueError(f"out: expected shape ({hidden.shape[0]}, {end - begin}), found ({out.shape[0]}, {out.shape[1]})")
+        if hidden.shape[0] == 0:
+            return
+        cdef cpp.Interrupt interrupt = interrupt_of(self)
+        cdef int64_t rows = hidden.shape[0]
+        self.calls += 1
+        try:
+            with nogil:
+                model.head(&hidden[0, 0], rows, begin, end, &out[0, 0], interrupt)
+        finally:
+            self.calls -= 1
+
+    def close(self):
+        """Free the weights. A call in progress on another thread is cancelled first."""
+        import time
+        self.closing = True
+        while self.calls > 0:
+            time.sleep(0.001)
+        self.model.reset()
+
+    @property
+    def isa(self):
+        return self.get().isa().decode()
+
+    @property
+    def num_threads(self):
+        return self.get().threads()
+
+    @num_threads.setter
+    def num_threads(self, int threads):
+        self.get().set_threads(threads)
+
+    @property
+    def weight_bytes(self):
+        return self.get().weight_bytes()
+
+    @property
+    def workspace_bytes(self):
+        return self.get().workspace_bytes()
+
+
+cdef class PackedLinear:
+    """One linear layer on its own, for tests and benchmarks: ``out = x @ weight.T``."""
+    cdef unique_ptr[cpp.Linear] weight
+    cdef const cpp.KernelTable* kernels
+    cdef readonly tuple shape
+
+    def __cinit__(self, weight, str dtype, str isa=""):
+        cdef string name = isa.encode() if isa else cpp.active_isa()
+        self.kernels = &cpp.kernels_for(name)
+        self.shape = weight.shape
+        self.weight.reset(new cpp.Linear(self.shape[0], self.shape[1], <cpp.DType> <int> DTYPES[dtype], self.kernels[0]))
+        bits, code = as_bits(weight, "weight")
+        cdef cpp.Interrupt never
+        cdef unique_ptr[cpp.Team] team
+        team.reset(new cpp.Team(1, never))
+        self.weight.get().load(team.get()[0], 0, self.shape[0], address(bits), <cpp.DType> <int> code)
+
+    def __call__(self, float[:, ::1] x, float[:, ::1] out, int threads=1, bint accumulate=False):
+        if x.shape[1] != self.shape[1] or out.shape[1] != self.shape[0] or x.shape[0] != out.shape[0] or x.shape[0] == 0:
+            raise ValueError("x or out does not fit the weight")
+        cdef cpp.Rows source, target
+        cdef vector[cpp.Product] products
+        cdef cpp.Interrupt never
+        cdef unique_ptr[cpp.Team] team
+        cdef int64_t rows = x.shape[0]
+        source.data, source.stride = &x[0, 0], x.shape[1]
+        target.data, target.stride = &out[0, 0], out.shape[1]
+        with nogil:
+            team.reset(new cpp.Team(threads, never))
+            products.push_back(cpp.product(self.weight.get()[0], source, rows, target, accumulate))
+            cpp.linear(team.get()[0], self.kernels[0], products)
+
+
+cdef class Kernels:
+    """The kernels of one build, for tests: each method is one entry of the table, arrays in and out."""
+    cdef const cpp.KernelTable* table
+
+    def __cinit__(self, str isa):
+        self.table = &cpp.kernels_for(isa.encode())
+
+    @property
+    def panel(self):
+        return self.table.panel
+
+    @property
+    def attention_rows(self):
+        return self.table.attention_rows
+
+    def gemm_f32(self, const float[:, ::1] a, const float[:, ::1] w, float[:, ::1] c, bint accumulate=False):
+        """c[rows, panel] = a[rows, depth] . w[depth, panel]"""
+        self.table.gemm_f32(&a[0, 0], a.shape[1], &w[0, 0], w.shape[1], &c[0, 0], c.shape[1], a.shape[0], a.shape[1], accumulate)
+
+    def widen_bf16(self, const uint16_t[::1] x, float[::1] out):
+        self.table.widen_bf16(&x[0], &out[0], x.shape[0])
+
+    def rms_norm_f32(self, const float[::1] x, const float[::1] weight, float[::1] out, float eps):
+        self.table.rms_norm_f32(&x[0], &weight[0], &out[0], x.shape[0], eps)
+
+    def rope_f32(self, float[::1] x, const float[::1] cos, const float[::1] sin):
+        self.table.rope_f32(&x[0], &cos[0], &sin[0], cos.shape[0])
+
+    def silu_mul_f32(self, float[::1] gate, const float[::1] up):
+        self.table.silu_mul_f32(&gate[0], &up[0], gate.shape[0])
+
+    def attention_f32(self, const float[:, ::1] q, const float[:, :, ::1] k, const float[:, ::1] v, float[:, ::1] out, float scale):
+        """q [rows, head_dim], k [panels, head_dim, panel], v [keys, width], out [rows, head_dim]"""
+        cdef cpp.AttentionTile tile
+        tile.q, tile.q_stride, tile.k, tile.v = &q[0, 0], q.shape[1], &k[0, 0, 0], &v[0, 0]
+        tile.out, tile.out_stride = &out[0, 0], out.shape[1]
+        tile.rows, tile.keys, tile.head_dim, tile.scale = q.shape[0], v.shape[0], q.shape[1], scale
+        self.table.attention_f32(tile)

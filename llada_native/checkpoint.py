@@ -1,0 +1,230 @@
+"""A Hugging Face folder -> configuration and checked tensors. Nothing in a folder is trusted.
+
+The bytes of safetensors files are parsed by the `safetensors` library, which refuses malformed headers, overlaps, holes and
+truncation. This module adds what only the configuration knows: which tensors there must be, and their shapes.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backend import TensorSpec, tensor_specs
+from .config import ModelConfig
+from .errors import ModelFormatError, UnsupportedModelError
+
+# Hugging Face names of a LLaDAModelLM, by role. The leaf `ff_out` occurs twice: inside a block it is the down projection, outside
+# the head.
+PREFIX = "model.transformer."
+GLOBAL_NAMES = {"embedding": "wte.weight", "final_norm": "ln_f.weight", "head": "ff_out.weight"}
+LAYER_NAMES = {
+    "attn_norm": "attn_norm", "q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "o_proj": "attn_out",
+    "mlp_norm": "ff_norm", "gate_proj": "ff_proj", "up_proj": "up_proj", "down_proj": "ff_out",
+}
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+SLICE_BYTES = 64 << 20  # what a load holds beside the packed weights
+LARGEST_JSON = 64 << 20
+
+
+def tensor_name(spec: TensorSpec) -> str:
+    """The name that published checkpoints give to a tensor."""
+    if spec.layer < 0:
+        return PREFIX + GLOBAL_NAMES[spec.role]
+    return f"{PREFIX}blocks.{spec.layer}.{LAYER_NAMES[spec.role]}.weight"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, strictly: no NaN or Infinity, no duplicate keys, not a web page or a Git LFS pointer."""
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_JSON:
+            raise ModelFormatError(f"{path}: expected at most {LARGEST_JSON} bytes, found {size}")
+        data = path.read_bytes()
+    except OSError as e:
+        raise ModelFormatError(f"{path}: cannot be read: {e.strerror}") from e
+    refuse_stand_in(path, data[:256])
+
+    def constant(name: str) -> None:
+        raise ModelFormatError(f"{path}: {name} is not JSON: expected a finite number")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = dict(pairs)
+        if len(seen) != len(pairs):
+            keys = [k for k, _ in pairs]
+            raise ModelFormatError(f"{path}: duplicate key {next(k for k in keys if keys.count(k) > 1)!r}")
+        return seen
+
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=constant, object_pairs_hook=unique)
+    except UnicodeDecodeError as e:
+        raise ModelFormatError(f"{path}: expected UTF-8 text, found byte {data[e.start]:#04x} at offset {e.start}") from e
+    except RecursionError as e:
+        raise ModelFormatError(f"{path}: nested too deeply") from e
+    except ValueError as e:
+        if isinstance(e, ModelFormatError):
+            raise
+        raise ModelFormatError(f"{path}: not valid JSON: {e}") from e
+    if not isinstance(value, dict):
+        raise ModelFormatError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def refuse_stand_in(path: Path, head: bytes) -> None:
+    """Say plainly what downloads that went wrong leave behind."""
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelFormatError(f"{path}: this is a Git LFS pointer, not the file: run 'git lfs pull' or download it again")
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise ModelFormatError(f"{path}: this is a web page, not the file: the download went wrong")
+
+
+class Checkpoint:
+    """A folder with config.json and safetensors weights, checked against each other.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    ModelFormatError
+        Something is missing, malformed or contradicts the configuration.
+    UnsupportedModelError
+        The configuration or a tensor's dtype is not implemented.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            kind = "a file" if self.folder.exists() else "nothing"
+            raise ModelFormatError(f"{self.folder}: expected a checkpoint folder, found {kind}")
+        self.config = ModelConfig.from_dict(read_json(self._file("config.json")), str(self.folder / "config.json"))
+        self.specs = {tensor_name(s): s for s in tensor_specs(self.config)}
+        self.shards = self._find_shards()
+        self.dtypes = self._check_tensors()
+
+    def _file(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            raise ModelFormatError(f"{path}: no such file")
+        return path
+
+    def _find_shards(self) -> dict[str, Path]:
+        """Tensor name -> file, from the index or from the one unsharded file."""
+        index_path = self.folder / "model.safetensors.index.json"
+        if not index_path.is_file():
+            single = self.folder / "model.safetensors"
+            if not single.is_file():
+                raise ModelFormatError(f"{self.folder}: expected model.safetensors or model.safetensors.index.json, found neither")
+            with open_shard(single) as f:
+                shards = dict.fromkeys(f.keys(), single)
+            self._check_names(set(shards), str(single))
+            return shards
+        weight_map = read_json(index_path).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ModelFormatError(f"{index_path}: weight_map: expected an object, found {type(weight_map).__name__}")
+        shards = {name: self._shard_path(index_path, name, shard) for name, shard in weight_map.items()}
+        self._check_names(set(shards), str(index_path))
+        for path in sorted(set(shards.values())):
+            with open_shard(path) as f:
+                stored = set(f.keys())
+            mapped = {name for name, p in shards.items() if p == path}
+            if stored != mapped:
+                raise ModelFormatError(f"{path}: does not hold the tensors that the index says: "
+                                       f"{listed('missing', mapped - stored)}{listed('not in the index', stored - mapped)}")
+        return shards
+
+    def _shard_path(self, index: Path, name: str, shard: object) -> Path:
+        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
+            raise ModelFormatError(f"{index}: tensor {name}: expected the name of a file in this folder, found {shard!r}")
+        if not shard.endswith(".safetensors"):
+            raise ModelFormatError(f"{index}: tensor {name}: expected a .safetensors file, found {shard!r}")
+        return self._file(shard)
+
+    def _check_names(self, names: set[str], source: str) -> None:
+        missing, unexpected = set(self.specs) - names, names - set(self.specs)
+        if missing or unexpected:
+            raise ModelFormatError(f"{source}: tensors do not match config.json: "
+                                   f"{listed('missing', missing)}{listed('unexpected', unexpected)}")
+
+    def _check_tensors(self) -> dict[str, str]:
+        """Shape and dtype of every tensor, all mistakes of a folder at once."""
+        wrong, dtypes = [], {}
+        for path in sorted(set(self.shards.values())):
+            with open_shard(path) as f:
+                for name in sorted(n for n, p in self.shards.items() if p == path):
+                    stored = f.get_slice(name)
+                    shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
+                    if dtype not in DTYPES:
+                        raise UnsupportedModelError(f"{path}: tensor {name}: expected dtype F32, F16 or BF16, found {dtype}")
+                    if shape != self.specs[name].shape:
+                        wrong.append(f"{name}: expected shape {self.specs[name].shape}, found {shape}")
+                    dtypes[name] = DTYPES[dtype]
+        if wrong:
+            raise ModelFormatError(f"{self.folder}: {len(wrong)} tensor(s) do not fit config.json: {'; '.join(wrong[:8])}"
+                                   + ("; ..." if len(wrong) > 8 else ""))
+        return dtypes
+
+    def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
+        """Every tensor in slices of rows. A shard is reopened for each, so that no more than one slice of it stays mapped."""
+        for name, spec in self.specs.items():
+            row_bytes = 4 * int(np.prod(spec.shape[1:], dtype=np.int64))
+            step = max(1, SLICE_BYTES // row_bytes)
+            for begin in range(0, spec.shape[0], step):
+                with open_shard(self.shards[name]) as f:
+                    rows = f.get_slice(name)[begin:begin + step]
+                yield spec, begin, np.ascontiguousarray(rows)
+
+
+@contextmanager
+def open_shard(path: Path) -> Iterator[Any]:
+    import ml_dtypes  # noqa: F401  (teaches NumPy the name bfloat16, which safetensors asks for)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb") as raw:
+            refuse_stand_in(path, raw.read(256))
+        with safe_open(path, framework="np") as f:
+            yield f
+    except SafetensorError as e:
+        raise ModelFormatError(f"{path}: not a valid safetensors file ({path.stat().st_size} bytes): {e}") from e
+    except OSError as e:
+        raise ModelFormatError(f"{path}: cannot be read: {e}") from e
+
+
+def listed(label: str, names: set[str]) -> str:
+    if not names:
+        return ""
+    some = sorted(names)[:4]
+    return f"{len(names)} {label} ({', '.join(some)}{', ...' if len(names) > 4 else ''}); "
+
+
+class RandomWeights:
+    """Random tensors of any shape, for benchmarks without a download: uniform, zero mean, standard deviation 1/sqrt(columns).
+
+    Each tensor has its own child of the seed, so its values do not depend on the slices it is read in.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        self.config, self.seed = config, seed
+
+    def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
+        specs = tensor_specs(self.config)
+        for spec, child in zip(specs, np.random.SeedSequence(self.seed).spawn(len(specs)), strict=True):
+            rng = np.random.Generator(np.random.SFC64(child))
+            if len(spec.shape) == 1:
+                yield spec, 0, rng.uniform(0.7, 1.3, spec.shape).astype(np.float32)
+                continue
+            rows, columns = spec.shape
+            step = max(1, SLICE_BYTES // (4 * columns))
+            width = np.float32(12**0.5 / columns**0.5)
+            for begin in range(0, rows, step):
+                values = rng.random((min(step, rows - begin), columns), np.float32)
+                values -= np.float32(0.5)
+                values *= width
+                yield spec, begin, values

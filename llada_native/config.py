@@ -1,0 +1,202 @@
+"""config.json -> a validated `ModelConfig`. Unknown or unsupported things are refused by name, never guessed."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ModelFormatError, UnsupportedModelError
+
+# Architectures of the family that this version knows of but does not run.
+KNOWN_BUT_ABSENT = ("ILLaDAForCausalLM", "LLaDAMoEModelLM", "LLaDA2MoeModelLM", "DreamModel")
+
+# Options of the LLaDA configuration that no released checkpoint uses otherwise; any other value changes the architecture.
+FIXED_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "block_type": ("llama",),
+    "block_group_size": (1,),
+    "activation_type": ("silu",),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "attention_layer_norm": (False,),
+    "include_bias": (False,),
+    "include_qkv_bias": (False, None),
+    "bias_for_layer_norm": (False, None),
+    "input_emb_norm": (False,),
+    "scale_logits": (False,),
+    "alibi": (False,),
+    "rope": (True,),
+    "rope_full_precision": (True,),
+    "rope_scaling": (None,),
+    "quantization_config": (None,),
+}
+# Of those, the ones whose absence would silently mean another value: the defaults of the class are GPT-2's.
+REQUIRED_OPTIONS = ("block_type", "layer_norm_type", "activation_type", "rope")
+LARGEST_DIMENSION = 1 << 24
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a dense LLaDA.
+
+    Attributes
+    ----------
+    vocabulary : int
+        Rows of the embedding and of the head; may exceed the number of tokens.
+    mask_token_id, eos_token_id, eot_token_id : int or None
+        Special tokens as far as config.json names them.
+    dtype : str or None
+        Of the published weights, as config.json states it.
+    """
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    mlp_hidden_size: int
+    vocabulary: int
+    max_sequence_length: int
+    rope_theta: float
+    rms_norm_eps: float
+    weight_tying: bool
+    mask_token_id: int | None = None
+    eos_token_id: int | None = None
+    eot_token_id: int | None = None
+    dtype: str | None = None
+    architecture: str = "LLaDAModelLM"
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_heads
+
+    def matrices(self) -> int:
+        """Parameters in matrices, the embedding and an untied head included."""
+        kv_width = self.n_kv_heads * self.head_dim
+        layer = self.d_model * (2 * self.d_model + 2 * kv_width + 3 * self.mlp_hidden_size)
+        return self.n_layers * layer + self.vocabulary * self.d_model * (1 if self.weight_tying else 2)
+
+    def n_parameters(self) -> int:
+        return self.matrices() + (2 * self.n_layers + 1) * self.d_model
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
+        """Read a Hugging Face configuration.
+
+        Raises
+        ------
+        ModelFormatError
+            A required key is absent or has an impossible value.
+        UnsupportedModelError
+            The architecture or one of its options is not implemented.
+        """
+        return _Reader(config, source).model_config()
+
+
+class _Reader:
+    """Typed access to the keys of one configuration; every complaint names the file and the key."""
+
+    def __init__(self, config: Mapping[str, Any], source: str) -> None:
+        self.config, self.source = config, source
+
+    def model_config(self) -> ModelConfig:
+        self.check_architecture()
+        self.check_options()
+        n_heads = self.integer("n_heads")
+        n_kv_heads = self.kv_heads(n_heads)
+        d_model = self.integer("d_model")
+        vocab_size = self.integer("vocab_size")
+        vocabulary = self.integer("embedding_size", default=vocab_size)
+        if vocabulary < vocab_size:
+            raise self.wrong("embedding_size", f"at least vocab_size ({vocab_size})", vocabulary)
+        if d_model % n_heads:
+            raise self.wrong("d_model", f"a multiple of n_heads ({n_heads})", d_model)
+        head_dim = d_model // n_heads
+        if head_dim % 2 or head_dim > 256:
+            raise self.wrong("d_model / n_heads", "an even number up to 256", head_dim)
+        if n_heads % n_kv_heads:
+            raise self.wrong("n_kv_heads", f"a divisor of n_heads ({n_heads})", n_kv_heads)
+        return ModelConfig(
+            n_layers=self.integer("n_layers"),
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            mlp_hidden_size=self.integer("mlp_hidden_size"),
+            vocabulary=vocabulary,
+            max_sequence_length=self.integer("max_sequence_length"),
+            rope_theta=self.positive("rope_theta"),
+            rms_norm_eps=self.positive("rms_norm_eps"),
+            weight_tying=self.boolean("weight_tying"),
+            mask_token_id=self.token("mask_token_id", vocabulary),
+            eos_token_id=self.token("eos_token_id", vocabulary),
+            eot_token_id=self.token("eot_token_id", vocabulary),
+            dtype=self.dtype(),
+        )
+
+    def check_architecture(self) -> None:
+        architectures = self.config.get("architectures")
+        if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
+            raise self.wrong("architectures", "a list whose first entry names the model class", architectures)
+        name = architectures[0]
+        if name in KNOWN_BUT_ABSENT:
+            raise UnsupportedModelError(f"{self.source}: architecture {name} is not implemented yet; this version runs LLaDAModelLM")
+        if name != "LLaDAModelLM":
+            raise UnsupportedModelError(f"{self.source}: unknown architecture {name!r}; this version runs LLaDAModelLM")
+
+    def check_options(self) -> None:
+        for key in REQUIRED_OPTIONS:
+            if key not in self.config:
+                raise self.missing(key)
+        for key, allowed in FIXED_OPTIONS.items():
+            if key in self.config and not any(self.config[key] is a or self.config[key] == a for a in allowed):
+                expected = " or ".join(map(repr, allowed))
+                raise UnsupportedModelError(
+                    f"{self.source}: {key} = {self.config[key]!r} is not supported: expected {expected}")
+
+    def kv_heads(self, n_heads: int) -> int:
+        if self.config.get("n_kv_heads") is not None:
+            return self.integer("n_kv_heads")
+        return 1 if self.config.get("multi_query_attention") else n_heads
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self.config.get(key)
+        if value is None and default is not None:
+            return default
+        if key not in self.config:
+            raise self.missing(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_DIMENSION:
+            raise self.wrong(key, f"a whole number from 1 to {LARGEST_DIMENSION}", value)
+        return value
+
+    def positive(self, key: str) -> float:
+        if key not in self.config:
+            raise self.missing(key)
+        value = self.config[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+            raise self.wrong(key, "a positive finite number", value)
+        return float(value)
+
+    def boolean(self, key: str) -> bool:
+        if key not in self.config:
+            raise self.missing(key)
+        value = self.config[key]
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false", value)
+        return value
+
+    def token(self, key: str, vocabulary: int) -> int | None:
+        value = self.config.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocabulary:
+            raise self.wrong(key, f"a token id from 0 to {vocabulary - 1}", value)
+        return value
+
+    def dtype(self) -> str | None:
+        value = self.config.get("torch_dtype", self.config.get("dtype"))
+        return value if isinstance(value, str) else None
+
+    def missing(self, key: str) -> ModelFormatError:
+        return ModelFormatError(f"{self.source}: required key {key!r} is missing")
+
+    def wrong(self, key: str, expected: str, found: object) -> ModelFormatError:
+        return ModelFormatError(f"{self.source}: {key}: expected {expected}, found {found!r}")

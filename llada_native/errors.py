@@ -1,0 +1,25 @@
+"""What can go wrong. Messages name the thing, what was expected and what was found."""
+
+
+class LladaError(Exception):
+    """Base of every error of this package that is not a plain argument error."""
+
+
+class ModelFormatError(LladaError, ValueError):
+    """A checkpoint folder is malformed, incomplete or contradicts itself."""
+
+
+class UnsupportedModelError(LladaError):
+    """A well-formed checkpoint asks for something that this package does not have."""
+
+
+class ModelMemoryError(LladaError, MemoryError):
+    """The model does not fit into memory."""
+
+
+class NonFiniteLogitsError(LladaError, ArithmeticError):
+    """A row of logits has a NaN, or no finite value at all: the weights are damaged."""
+
+
+class GenerationCancelled(LladaError):
+    """The model was closed while it was generating."""

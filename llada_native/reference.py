@@ -1,0 +1,86 @@
+"""The same forward pass in NumPy: float64, slow and obviously right."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+
+from .backend import TensorSource, tensor_specs
+
+Array = NDArray[np.float64]
+
+
+class ReferenceModel:
+    """A dense LLaDA in float64. Satisfies `llada_native.backend.Backend`.
+
+    Weights are kept as they come and widened where they are used, so the memory is that of the checkpoint.
+    """
+
+    name = "reference"
+
+    def __init__(self, source: TensorSource) -> None:
+        self.config = source.config
+        parts: dict[tuple[str, int], list[NDArray[Any]]] = {}
+        for spec, _, rows in source.slices():
+            parts.setdefault((spec.role, spec.layer), []).append(rows)
+        self.weights = {key: np.concatenate(p) if len(p) > 1 else p[0] for key, p in parts.items()}
+        if self.config.weight_tying:
+            self.weights["head", -1] = self.weights["embedding", -1]
+
+    def weight(self, role: str, layer: int = -1) -> Array:
+        return self.weights[role, layer].astype(np.float64)
+
+    def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32]) -> Array:
+        ends = np.cumsum(lengths)
+        out = [self._request(tokens[end - n:end]) for n, end in zip(lengths, ends, strict=True)]
+        return np.concatenate(out)[rows]
+
+    def head(self, hidden: Array, begin: int, end: int, out: NDArray[np.float32]) -> None:
+        out[...] = hidden @ self.weights["head", -1][begin:end].astype(np.float64).T
+
+    def _request(self, tokens: NDArray[np.int32]) -> Array:
+        c = self.config
+        cos, sin = rotary_tables(len(tokens), c.head_dim, c.rope_theta)
+        x = self.weights["embedding", -1][tokens].astype(np.float64)
+        for i in range(c.n_layers):
+            h = rms_norm(x, self.weight("attn_norm", i), c.rms_norm_eps)
+            q, k, v = (split_heads(h @ self.weight(f"{n}_proj", i).T, c.head_dim) for n in "qkv")
+            k, v = (np.repeat(t, c.n_heads // c.n_kv_heads, axis=0) for t in (k, v))
+            scores = rotate(q, cos, sin) @ rotate(k, cos, sin).swapaxes(1, 2) / np.sqrt(c.head_dim)
+            attended = (softmax(scores, axis=-1) @ v).swapaxes(0, 1).reshape(len(tokens), -1)
+            x = x + attended @ self.weight("o_proj", i).T
+            h = rms_norm(x, self.weight("mlp_norm", i), c.rms_norm_eps)
+            gate, up = h @ self.weight("gate_proj", i).T, h @ self.weight("up_proj", i).T
+            x = x + (gate * expit(gate) * up) @ self.weight("down_proj", i).T
+        return rms_norm(x, self.weight("final_norm"), c.rms_norm_eps)
+
+    def close(self) -> None:
+        self.weights = {}
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(self.weights[s.role, s.layer].nbytes for s in tensor_specs(self.config))
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def split_heads(x: Array, head_dim: int) -> Array:
+    """[rows, heads * head_dim] -> [heads, rows, head_dim]"""
+    return x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
+
+
+def rotary_tables(length: int, head_dim: int, theta: float) -> tuple[Array, Array]:
+    """cos and sin [length, head_dim / 2]. Frequencies and angles are float32, as the model was trained."""
+    frequency = (theta ** (-np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+    angle = np.outer(np.arange(length, dtype=np.float32), frequency).astype(np.float64)
+    return np.cos(angle), np.sin(angle)
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotate-half: dimension i is paired with i + head_dim / 2."""
+    low, high = np.split(x, 2, axis=-1)
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)

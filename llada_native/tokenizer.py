@@ -1,0 +1,163 @@
+"""Text <-> token ids through the `tokenizers` library, and the chat template of a checkpoint, rendered in a sandbox."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .checkpoint import read_json, refuse_stand_in
+from .errors import ModelFormatError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Message = Mapping[str, str]
+
+# Stands for a special token's text inside user content while the template is rendered. From a private-use area: cannot be typed by
+# accident, and special tokens never contain it.
+SHIELD = "\U000f1ada{}\U000f1adb"
+
+
+class Tokenizer:
+    """The tokenizer of a checkpoint folder.
+
+    Parameters
+    ----------
+    folder : path
+        Holds tokenizer.json and, optionally, tokenizer_config.json and chat_template.jinja.
+
+    Raises
+    ------
+    ModelFormatError
+        A file is malformed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.path = folder / "tokenizer.json"
+        self._tokenizer = _load(self.path)
+        options = tokenizer_options(folder)
+        self.chat_template = _chat_template(folder, options)
+        self._template_tokens = {k: text for k in ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token")
+                                 if (text := _token_text(options.get(k)))}
+        self._specials = sorted((t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special), key=len,
+                                reverse=True)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def token_id(self, token: str) -> int | None:
+        """The id of one token by its text, or None."""
+        found = self._tokenizer.token_to_id(token)
+        return None if found is None else int(found)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text. Special tokens in it are recognised; none is added."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation, ready for the assistant's answer.
+
+        Text of special tokens inside a message is encoded as ordinary text: a user cannot end a turn by typing its token.
+
+        Raises
+        ------
+        ValueError
+            There is no chat template, a message is malformed, or the template refuses the conversation.
+        """
+        if self.chat_template is None:
+            raise ValueError(f"{self.path.parent}: no chat template: pass chat=False for plain text")
+        shielded = []
+        for i, message in enumerate(messages):
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+                raise ValueError(f"messages[{i}]: expected {{'role': str, 'content': str}}, found {message!r}")
+            shielded.append({**message, "content": self._shield(message["content"])})
+        return self._encode_shielded(self._render(shielded))
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def raise_exception(message: str) -> None:
+            raise TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = raise_exception
+        try:
+            template = environment.from_string(self.chat_template or "")
+            return template.render(messages=messages, add_generation_prompt=True, **self._template_tokens)
+        except (TemplateError, TypeError, OverflowError) as e:
+            raise ValueError(f"{self.path.parent}: the chat template failed: {e}") from e
+
+    def _shield(self, content: str) -> str:
+        for i, token in enumerate(self._specials):
+            content = content.replace(token, SHIELD.format(i))
+        return content
+
+    def _encode_shielded(self, text: str) -> list[int]:
+        start, end = SHIELD.split("{}")
+        first, *rest = text.split(start)
+        ids = self.encode(first)
+        for part in rest:
+            number, _, after = part.partition(end)
+            self._tokenizer.encode_special_tokens = True
+            try:
+                ids += self.encode(self._specials[int(number)])
+            finally:
+                self._tokenizer.encode_special_tokens = False
+            ids += self.encode(after)
+        return ids
+
+
+def tokenizer_options(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, or nothing."""
+    path = folder / "tokenizer_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def special_token_id(folder: Path, token: str) -> int | None:
+    """The id of a special token from tokenizer_config.json alone, for folders without tokenizer.json."""
+    decoder = tokenizer_options(folder).get("added_tokens_decoder")
+    for number, entry in decoder.items() if isinstance(decoder, dict) else ():
+        if isinstance(entry, dict) and entry.get("content") == token and number.isdecimal():
+            return int(number)
+    return None
+
+
+def _load(path: Path) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ModelFormatError(f"{path}: cannot be read: {e.strerror}") from e
+    refuse_stand_in(path, data[:256])
+    try:
+        return tokenizers.Tokenizer.from_buffer(data)
+    except Exception as e:  # the library raises bare Exception
+        raise ModelFormatError(f"{path}: not a valid tokenizer: {e}") from e
+
+
+def _chat_template(folder: Path, options: Mapping[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise ModelFormatError(f"{path}: cannot be read: {e}") from e
+    template = options.get("chat_template")
+    if isinstance(template, list):  # several templates by name
+        template = next((t.get("template") for t in template if isinstance(t, dict) and t.get("name") == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise ModelFormatError(f"{folder / 'tokenizer_config.json'}: chat_template: expected text, found {type(template).__name__}")
+    return template
+
+
+def _token_text(value: object) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None

@@ -1,0 +1,77 @@
+#include "base/cpu_features.h"
+
+#include <cstdint>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#ifdef _MSC_VER
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#define LLADA_X86 1
+#endif
+
+namespace llada {
+
+namespace {
+
+#ifdef LLADA_X86
+
+struct Registers {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Registers cpuid(uint32_t leaf, uint32_t subleaf) {
+  Registers r;
+#ifdef _MSC_VER
+  int v[4];
+  __cpuidex(v, static_cast<int>(leaf), static_cast<int>(subleaf));
+  r.eax = v[0], r.ebx = v[1], r.ecx = v[2], r.edx = v[3];
+#else
+  __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
+#endif
+  return r;
+}
+
+// Extended control register 0: which register files the operating system saves.
+uint64_t xcr0() {
+#ifdef _MSC_VER
+  return _xgetbv(0);
+#else
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<uint64_t>(high) << 32) | low;
+#endif
+}
+
+bool bit(uint32_t value, int index) { return (value >> index) & 1; }
+
+// Bit numbers: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2A, CPUID.
+CpuFeatures detect() {
+  CpuFeatures f;
+  const Registers one = cpuid(1, 0);
+  const bool osxsave = bit(one.ecx, 27);
+  if (!osxsave) return f;
+  const uint64_t saved = xcr0();
+  const bool ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xe6) == 0xe6;
+  const Registers seven = cpuid(7, 0);
+  f.avx2_fma_f16c = ymm && bit(one.ecx, 28) && bit(one.ecx, 12) && bit(one.ecx, 29) && bit(seven.ebx, 5);
+  f.avx512 = f.avx2_fma_f16c && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 28) && bit(seven.ebx, 30) &&
+             bit(seven.ebx, 31);
+  return f;
+}
+
+#else
+
+CpuFeatures detect() { return {}; }
+
+#endif
+
+}  // namespace
+
+const CpuFeatures& cpu_features() {
+  static const CpuFeatures features = detect();
+  return features;
+}
+
+}  // namespace llada

@@ -1,0 +1,167 @@
+#include "base/team.h"
+
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+#if defined(__x86_64__) || defined(_M_X64)
+#include <emmintrin.h>
+#endif
+
+namespace llada {
+
+namespace {
+
+constexpr auto kPollInterval = std::chrono::milliseconds(10);
+// About 50 microseconds of spinning before a waiting thread offers its core to others.
+constexpr int kSpins = 2048;
+
+void relax(int& spins) {
+  if (++spins > kSpins) {
+    std::this_thread::yield();
+    return;
+  }
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+// State of the workers. Allocated once, replaced in a forked child, never destroyed: a worker may outlive static destructors.
+struct Pool {
+  std::timed_mutex turn;  // held by the Team in charge
+
+  std::mutex mutex;  // guards awake, workers, failure
+  std::condition_variable wake;
+  bool awake = false;
+  int workers = 0;
+  std::exception_ptr failure;
+
+  // A region is announced by one store of (number << 16 | team size): a worker that was not in the last team reads both at once.
+  std::atomic<uint64_t> region{0};
+  std::atomic<int> running{0};
+  std::atomic<bool> spinning{false};
+  void (*entry)(const void*, int) = nullptr;
+  const void* body = nullptr;
+
+  void work(int thread, uint64_t seen);
+  void grow(int threads);
+};
+
+Pool* pool = new Pool;
+
+#ifndef _WIN32
+// The parent's workers do not exist in the child and its locks may be held by them: abandon all of it.
+void abandon_pool() { pool = new Pool; }
+const int registered = pthread_atfork(nullptr, nullptr, abandon_pool);
+#endif
+
+void Pool::work(int thread, uint64_t seen) {
+  for (;;) {
+    {
+      std::unique_lock<std::mutex> lock(mutex);
+      wake.wait(lock, [&] { return awake; });
+    }
+    int spins = 0;
+    while (spinning.load(std::memory_order_acquire)) {
+      const uint64_t now = region.load(std::memory_order_acquire);
+      if (now == seen) {
+        relax(spins);
+        continue;
+      }
+      seen = now;
+      spins = 0;
+      if (thread >= static_cast<int>(now & 0xffff)) continue;
+      try {
+        entry(body, thread);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (!failure) failure = std::current_exception();
+      }
+      running.fetch_sub(1, std::memory_order_release);
+    }
+  }
+}
+
+// Called by the Team in charge, between regions.
+void Pool::grow(int threads) {
+  while (workers + 1 < threads) {
+    std::thread(&Pool::work, this, workers + 1, region.load(std::memory_order_relaxed)).detach();
+    ++workers;
+  }
+}
+
+}  // namespace
+
+Team::Team(int threads, const Interrupt& interrupt)
+    : size_(threads), interrupt_(interrupt), last_poll_(std::chrono::steady_clock::now()) {
+  while (!pool->turn.try_lock_for(kPollInterval)) {
+    if (interrupt_.poll && interrupt_.poll(interrupt_.context)) throw Cancelled();
+  }
+  if (size_ == 1) return;
+  try {
+    pool->grow(size_);
+  } catch (...) {
+    pool->turn.unlock();
+    throw;
+  }
+  {
+    std::lock_guard<std::mutex> lock(pool->mutex);
+    pool->awake = true;
+  }
+  pool->spinning.store(true, std::memory_order_release);
+  pool->wake.notify_all();
+}
+
+Team::~Team() {
+  if (size_ > 1) {
+    {
+      std::lock_guard<std::mutex> lock(pool->mutex);
+      pool->awake = false;
+    }
+    pool->spinning.store(false, std::memory_order_release);
+  }
+  pool->turn.unlock();
+}
+
+void Team::run(Entry entry, const void* body) {
+  if (size_ == 1) {
+    entry(body, 0);
+    throw_if_stopped();
+    return;
+  }
+  pool->entry = entry;
+  pool->body = body;
+  pool->running.store(size_ - 1, std::memory_order_relaxed);
+  const uint64_t number = (pool->region.load(std::memory_order_relaxed) >> 16) + 1;
+  pool->region.store(number << 16 | static_cast<uint64_t>(size_), std::memory_order_release);
+  std::exception_ptr failure;
+  try {
+    entry(body, 0);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  for (int spins = 0; pool->running.load(std::memory_order_acquire) > 0;) relax(spins);
+  {
+    std::lock_guard<std::mutex> lock(pool->mutex);
+    if (!failure) failure = pool->failure;
+    pool->failure = nullptr;
+  }
+  if (failure) std::rethrow_exception(failure);
+  throw_if_stopped();
+}
+
+void Team::poll() {
+  if (!interrupt_.poll) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_poll_ < kPollInterval) return;
+  last_poll_ = now;
+  if (interrupt_.poll(interrupt_.context)) stopped_.store(true, std::memory_order_relaxed);
+}
+
+}  // namespace llada

@@ -1,0 +1,63 @@
+#include "kernels/dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include "base/cpu_features.h"
+#include "llada/runtime.h"
+
+namespace llada {
+
+namespace {
+
+struct Build {
+  const KernelTable* table;
+  bool supported;
+};
+
+// Slowest first.
+std::vector<Build> builds() {
+  std::vector<Build> all{{&kScalarKernels, true}};
+#ifdef LLADA_X86_KERNELS
+  all.push_back({&kAvx2Kernels, cpu_features().avx2_fma_f16c});
+  all.push_back({&kAvx512Kernels, cpu_features().avx512});
+#endif
+  return all;
+}
+
+std::string listed(bool supported_only) {
+  std::string names;
+  for (const Build& b : builds())
+    if (b.supported || !supported_only) names += (names.empty() ? "" : ", ") + std::string(b.table->name);
+  return names;
+}
+
+}  // namespace
+
+std::vector<Isa> compiled_isas() {
+  std::vector<Isa> isas;
+  for (const Build& b : builds()) isas.push_back({b.table->name, b.supported});
+  return isas;
+}
+
+const KernelTable& kernels_for(const std::string& isa) {
+  for (const Build& b : builds()) {
+    if (isa != b.table->name) continue;
+    if (!b.supported)
+      throw std::invalid_argument("instruction set '" + isa + "': this processor lacks it; it can run: " + listed(true));
+    return *b.table;
+  }
+  throw std::invalid_argument("instruction set '" + isa + "' is not in this build; it has: " + listed(false));
+}
+
+std::string active_isa() {
+  if (const char* forced = std::getenv("LLADA_ISA")) {
+    if (*forced) return kernels_for(forced).name;
+  }
+  std::string fastest;
+  for (const Build& b : builds())
+    if (b.supported) fastest = b.table->name;
+  return fastest;
+}
+
+}  // namespace llada

@@ -1,0 +1,219 @@
+// The kernels, written once over Vec and Tiling. A per-ISA file includes its vec_*.h and then this header.
+//
+// ODR contract: this header is compiled under several flag sets into one library, so everything in it has internal linkage and it
+// uses no inline function or template from outside the anonymous namespace but intrinsics and C functions.
+#pragma once
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/table.h"
+
+namespace {
+
+using llada::AttentionTile;
+using llada::kDepthBlock;
+using llada::kKeyBlock;
+using llada::kMaxHeadDim;
+using llada::kMaxPanel;
+
+constexpr int kPanel = Tiling::kVectors * Vec::kLanes;
+static_assert(kPanel <= kMaxPanel && kKeyBlock % kPanel == 0 && kMaxHeadDim % kPanel == 0, "panel does not fit the tiling");
+
+// ---- matrix product
+
+// Rows x one panel. Every accumulator is one chain over the depth, so a row's bits do not depend on Rows.
+template <int Rows>
+void gemm_tile(const float* a, ptrdiff_t a_stride, const float* w, ptrdiff_t w_stride, float* c, ptrdiff_t c_stride, int depth,
+               int accumulate) {
+  constexpr int kVectors = Tiling::kVectors;
+  Vec acc[Rows][kVectors];
+  for (int r = 0; r < Rows; ++r)
+    for (int j = 0; j < kVectors; ++j) acc[r][j] = zero();
+  for (int k = 0; k < depth; ++k, w += w_stride) {
+    Vec weight[kVectors];
+    for (int j = 0; j < kVectors; ++j) weight[j] = load(w + j * Vec::kLanes);
+    for (int r = 0; r < Rows; ++r) {
+      const Vec x = broadcast(a[r * a_stride + k]);
+      for (int j = 0; j < kVectors; ++j) acc[r][j] = fma(x, weight[j], acc[r][j]);
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int j = 0; j < kVectors; ++j) {
+      float* p = c + r * c_stride + j * Vec::kLanes;
+      store(p, accumulate ? add(load(p), acc[r][j]) : acc[r][j]);
+    }
+  }
+}
+
+template <int Rows>
+struct GemmTail {
+  static void run(const float* a, ptrdiff_t a_stride, const float* w, ptrdiff_t w_stride, float* c, ptrdiff_t c_stride, int rows,
+                  int depth, int accumulate) {
+    if (rows == Rows) {
+      gemm_tile<Rows>(a, a_stride, w, w_stride, c, c_stride, depth, accumulate);
+    } else {
+      GemmTail<Rows - 1>::run(a, a_stride, w, w_stride, c, c_stride, rows, depth, accumulate);
+    }
+  }
+};
+
+template <>
+struct GemmTail<0> {
+  static void run(const float*, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t, int, int, int) {}
+};
+
+void gemm_f32(const float* a, ptrdiff_t a_stride, const float* w, ptrdiff_t w_stride, float* c, ptrdiff_t c_stride, int rows,
+              int depth, int accumulate) {
+  constexpr int kRows = Tiling::kRows;
+  for (; rows >= kRows; rows -= kRows, a += kRows * a_stride, c += kRows * c_stride)
+    gemm_tile<kRows>(a, a_stride, w, w_stride, c, c_stride, depth, accumulate);
+  GemmTail<kRows - 1>::run(a, a_stride, w, w_stride, c, c_stride, rows, depth, accumulate);
+}
+
+void widen_bf16(const uint16_t* x, float* out, size_t n) {
+  size_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) store(out + i, load_bf16(x + i));
+  if (i == n) return;
+  uint16_t tail[Vec::kLanes] = {};
+  float wide[Vec::kLanes];
+  for (size_t j = i; j < n; ++j) tail[j - i] = x[j];
+  store(wide, load_bf16(tail));
+  for (size_t j = i; j < n; ++j) out[j] = wide[j - i];
+}
+
+// ---- elementwise
+
+// e^x with a relative error below 2.5e-7 on [-87.3, 88.3]; arguments outside are clamped to it, NaN gives the lower end.
+// x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 split in two so that n ln 2 is exact (Cody & Waite, 1980), e^r by the degree-7 Taylor
+// polynomial, whose remainder is (ln 2 / 2)^8 / 8! < 6e-9.
+Vec exponential(Vec x) {
+  x = min(max(x, broadcast(-87.3f)), broadcast(88.3f));
+  const Vec n = round_nearest(mul(x, broadcast(1.44269504f)));
+  Vec r = fma(n, broadcast(-0.693359375f), x);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  Vec p = broadcast(1.0f / 5040);
+  p = fma(p, r, broadcast(1.0f / 720));
+  p = fma(p, r, broadcast(1.0f / 120));
+  p = fma(p, r, broadcast(1.0f / 24));
+  p = fma(p, r, broadcast(1.0f / 6));
+  p = fma(p, r, broadcast(0.5f));
+  p = fma(p, r, broadcast(1.0f));
+  p = fma(p, r, broadcast(1.0f));
+  return mul(p, exp2_integer(n));
+}
+
+// Applies f to n elements, whole vectors first and the tail through a zero-padded copy: one code path for every element.
+template <class F>
+void for_each_vector(float* x, const float* y, int n, F f) {
+  int i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) store(x + i, f(load(x + i), load(y + i)));
+  if (i == n) return;
+  float a[Vec::kLanes] = {}, b[Vec::kLanes] = {};
+  for (int j = i; j < n; ++j) a[j - i] = x[j], b[j - i] = y[j];
+  store(a, f(load(a), load(b)));
+  for (int j = i; j < n; ++j) x[j] = a[j - i];
+}
+
+void silu_mul_f32(float* gate, const float* up, int n) {
+  for_each_vector(gate, up, n, [](Vec g, Vec u) {
+    const Vec e = exponential(sub(zero(), g));
+    return mul(div(g, add(broadcast(1.0f), e)), u);
+  });
+}
+
+void rms_norm_f32(const float* x, const float* weight, float* out, int n, float eps) {
+  constexpr int kChains = 4;  // independent sums, to hide the latency of fma
+  Vec squares[kChains];
+  for (int j = 0; j < kChains; ++j) squares[j] = zero();
+  int i = 0;
+  for (; i + kChains * Vec::kLanes <= n; i += kChains * Vec::kLanes) {
+    for (int j = 0; j < kChains; ++j) {
+      const Vec v = load(x + i + j * Vec::kLanes);
+      squares[j] = fma(v, v, squares[j]);
+    }
+  }
+  float total = sum(add(add(squares[0], squares[1]), add(squares[2], squares[3])));
+  for (; i < n; ++i) total += x[i] * x[i];
+  const float inverse = 1.0f / sqrtf(total / static_cast<float>(n) + eps);
+  i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes)
+    store(out + i, mul(mul(load(x + i), broadcast(inverse)), load(weight + i)));
+  for (; i < n; ++i) out[i] = x[i] * inverse * weight[i];
+}
+
+void rope_f32(float* x, const float* cos, const float* sin, int half) {
+  int i = 0;
+  for (; i + Vec::kLanes <= half; i += Vec::kLanes) {
+    const Vec c = load(cos + i), s = load(sin + i), low = load(x + i), high = load(x + half + i);
+    store(x + i, sub(mul(low, c), mul(high, s)));
+    store(x + half + i, add(mul(high, c), mul(low, s)));
+  }
+  for (; i < half; ++i) {
+    const float low = x[i], high = x[half + i];
+    x[i] = low * cos[i] - high * sin[i];
+    x[half + i] = high * cos[i] + low * sin[i];
+  }
+}
+
+// ---- attention
+
+constexpr int kAttentionRows = Tiling::kRows * 2;
+
+void attention_f32(const AttentionTile& tile) {
+  const int dim = tile.head_dim, width = (dim + kPanel - 1) / kPanel * kPanel;
+  float scores[kAttentionRows * kKeyBlock];     // [rows][keys of the block], then their exponentials
+  float weighted[kAttentionRows * kMaxHeadDim]; // [rows][width]: sum over keys so far of exp(score - maximum) * v
+  float maximum[kAttentionRows], total[kAttentionRows];
+  for (int r = 0; r < tile.rows; ++r) {
+    maximum[r] = -INFINITY;
+    total[r] = 0.0f;
+  }
+  for (int begin = 0; begin < tile.keys; begin += kKeyBlock) {
+    const int keys = tile.keys - begin < kKeyBlock ? tile.keys - begin : kKeyBlock;
+    for (int k = 0; k < keys; k += kPanel)
+      gemm_f32(tile.q, tile.q_stride, tile.k + static_cast<ptrdiff_t>(begin + k) * dim, kPanel, scores + k, kKeyBlock, tile.rows, dim,
+               0);
+    for (int r = 0; r < tile.rows; ++r) {
+      float* s = scores + r * kKeyBlock;
+      const int padded = (keys + kPanel - 1) / kPanel * kPanel;
+      for (int k = keys; k < padded; ++k) s[k] = -INFINITY;
+      Vec most = broadcast(-INFINITY);
+      for (int k = 0; k < padded; k += Vec::kLanes) {
+        const Vec scaled = mul(load(s + k), broadcast(tile.scale));
+        store(s + k, scaled);
+        most = max(most, scaled);
+      }
+      const float block_maximum = largest(most);
+      if (block_maximum > maximum[r]) {
+        if (begin > 0) {
+          const Vec shrink = exponential(broadcast(maximum[r] - block_maximum));
+          float* o = weighted + r * width;
+          for (int j = 0; j < width; j += Vec::kLanes) store(o + j, mul(load(o + j), shrink));
+          total[r] *= largest(shrink);
+        }
+        maximum[r] = block_maximum;
+      }
+      for (int k = 0; k < padded; k += Vec::kLanes) store(s + k, exponential(sub(load(s + k), broadcast(maximum[r]))));
+      for (int k = keys; k < padded; ++k) s[k] = 0.0f;  // exponential() clamps, so -inf left a tiny weight
+      Vec block_total = zero();
+      for (int k = 0; k < padded; k += Vec::kLanes) block_total = add(block_total, load(s + k));
+      total[r] += sum(block_total);
+    }
+    for (int j = 0; j < width; j += kPanel)
+      gemm_f32(scores, kKeyBlock, tile.v + static_cast<ptrdiff_t>(begin) * width + j, width, weighted + j, width, tile.rows, keys,
+               begin > 0);
+  }
+  for (int r = 0; r < tile.rows; ++r) {
+    const float inverse = 1.0f / total[r];
+    for (int j = 0; j < dim; ++j) tile.out[r * tile.out_stride + j] = weighted[r * width + j] * inverse;
+  }
+}
+
+constexpr llada::KernelTable make_table(const char* name) {
+  return {name,         kPanel,   kAttentionRows, gemm_f32,     widen_bf16,
+          rms_norm_f32, rope_f32, silu_mul_f32,   attention_f32};
+}
+
+}  // namespace

@@ -1,0 +1,71 @@
+// The contract between ops and the per-ISA kernels: one table of function pointers for each instruction set.
+//
+// A kernel neither allocates, throws nor threads, takes unaligned pointers, and treats each row alone: the bits of a result row
+// depend on that row and the weights only, never on how many rows are computed together.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace llada {
+
+// Weights of a linear layer are stored in panels: `panel` output channels side by side, [depth][panel].
+// Panels never exceed this many channels.
+constexpr int kMaxPanel = 32;
+
+// Depth of one accumulation block. A sum over K is a left-to-right chain of blocks, each summed from zero: shorter chains halve
+// the digits lost at K = 12288, and a float32 block of a panel (256 x 32 x 4 bytes = 32 KiB) stays in the first-level cache.
+constexpr int kDepthBlock = 256;
+
+// Keys of one attention block; a multiple of every panel.
+constexpr int kKeyBlock = 64;
+
+// Largest head dimension the attention kernel has room for.
+constexpr int kMaxHeadDim = 256;
+
+// One query tile of one head against every key of its request.
+struct AttentionTile {
+  const float* q;      // [rows, head_dim], row stride q_stride
+  ptrdiff_t q_stride;
+  const float* k;      // panels of keys, [ceil(keys / panel)][head_dim][panel], zero-padded
+  const float* v;      // [keys][v_width], v_width = head_dim rounded up to a multiple of panel, zero-padded
+  float* out;          // [rows, head_dim], row stride out_stride
+  ptrdiff_t out_stride;
+  int rows;
+  int keys;
+  int head_dim;
+  float scale;         // on q . k
+};
+
+struct KernelTable {
+  const char* name;
+  int panel;           // output channels of a weight panel
+  int attention_rows;  // most query rows of an AttentionTile
+
+  // c[rows, panel] = a[rows, depth] . w[depth, panel], added to c when accumulate. depth <= kDepthBlock; w rows are w_stride apart.
+  void (*gemm_f32)(const float* a, ptrdiff_t a_stride, const float* w, ptrdiff_t w_stride, float* c, ptrdiff_t c_stride, int rows,
+                   int depth, int accumulate);
+
+  // out[n] = x[n], exact.
+  void (*widen_bf16)(const uint16_t* x, float* out, size_t n);
+
+  // out[n] = x[n] / sqrt(mean(x^2) + eps) * weight[n]
+  void (*rms_norm_f32)(const float* x, const float* weight, float* out, int n, float eps);
+
+  // Rotates one head in place, pairs (i, i + half): cos, sin are [half].
+  void (*rope_f32)(float* x, const float* cos, const float* sin, int half);
+
+  // gate[n] = gate[n] / (1 + exp(-gate[n])) * up[n]
+  void (*silu_mul_f32)(float* gate, const float* up, int n);
+
+  // Softmax attention without a score matrix: running maximum and sum over blocks of keys (Milakov & Gimelshein,
+  // arXiv:1805.02867).
+  void (*attention_f32)(const AttentionTile& tile);
+};
+
+// Builds of the table; the x86 ones exist in x86-64 libraries only.
+extern const KernelTable kScalarKernels;
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+
+}  // namespace llada

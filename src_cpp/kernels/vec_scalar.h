@@ -1,0 +1,64 @@
+// Four floats in plain C++: the baseline build, and the oracle of the others.
+#pragma once
+
+#include <string.h>
+
+namespace {
+
+struct Vec {
+  static constexpr int kLanes = 4;
+  float v[kLanes];
+};
+
+struct Tiling {
+  static constexpr int kVectors = 2;  // of a panel
+  static constexpr int kRows = 4;     // accumulators: 4 x 2 of the 16 baseline registers
+};
+
+template <class F>
+inline Vec map(F f) {
+  Vec r;
+  for (int i = 0; i < Vec::kLanes; ++i) r.v[i] = f(i);
+  return r;
+}
+
+inline Vec zero() { return map([](int) { return 0.0f; }); }
+inline Vec broadcast(float x) { return map([=](int) { return x; }); }
+inline Vec load(const float* p) { return map([=](int i) { return p[i]; }); }
+inline void store(float* p, Vec a) { memcpy(p, a.v, sizeof(a.v)); }
+inline Vec load_bf16(const uint16_t* p) {
+  return map([=](int i) {
+    const uint32_t bits = static_cast<uint32_t>(p[i]) << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+  });
+}
+inline Vec add(Vec a, Vec b) { return map([&](int i) { return a.v[i] + b.v[i]; }); }
+inline Vec sub(Vec a, Vec b) { return map([&](int i) { return a.v[i] - b.v[i]; }); }
+inline Vec mul(Vec a, Vec b) { return map([&](int i) { return a.v[i] * b.v[i]; }); }
+inline Vec div(Vec a, Vec b) { return map([&](int i) { return a.v[i] / b.v[i]; }); }
+inline Vec fma(Vec a, Vec b, Vec c) { return map([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
+inline Vec max(Vec a, Vec b) { return map([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
+inline Vec min(Vec a, Vec b) { return map([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
+inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+inline float largest(Vec a) {
+  float m = a.v[0];
+  for (int i = 1; i < Vec::kLanes; ++i) m = a.v[i] > m ? a.v[i] : m;
+  return m;
+}
+// x rounded to the nearest integer, for |x| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
+inline Vec round_nearest(Vec a) {
+  return map([&](int i) { return (a.v[i] + 12582912.0f) - 12582912.0f; });
+}
+// 2^n for an integer n in [-126, 127], by building the exponent field.
+inline Vec exp2_integer(Vec n) {
+  return map([&](int i) {
+    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+  });
+}
+
+}  // namespace

@@ -1,0 +1,28 @@
+// Activations of one forward pass, kept from call to call and grown to the largest batch seen.
+#pragma once
+
+#include "llada/model.h"
+#include "ops/attention.h"
+
+namespace llada {
+
+class Workspace {
+ public:
+  // Room for `rows` rows in `requests` requests. Strong guarantee: std::bad_alloc leaves the old buffers in place.
+  void fit(const ModelConfig& config, int64_t panel, int64_t rows, int64_t requests);
+  int64_t bytes() const;
+
+  Rows x;     // [rows, d_model] residual stream
+  Rows h;     // [rows, d_model] normalised
+  Rows q;     // [rows, heads * head_dim] queries, then what they attended to
+  Rows k, v;  // [rows, kv_heads * head_dim]
+  Rows gate;  // [rows, mlp_hidden]
+  Rows up;    // [rows, mlp_hidden]
+  PackedKeys packed;
+
+ private:
+  int64_t rows_ = 0, packed_rows_ = 0;
+  AlignedArray<float> memory_;
+};
+
+}  // namespace llada
