@@ -177,7 +177,7 @@ class Checkpoint:
             step = max(1, SLICE_BYTES // row_bytes)
             for begin in range(0, spec.shape[0], step):
                 with open_shard(self.shards[name]) as f:
-                    rows = f.get_slice(name)[begin:begin + step]
+                    rows = f.get_slice(name)[begin:min(begin + step, spec.shape[0])]
                 yield spec, begin, np.ascontiguousarray(rows)
 
 

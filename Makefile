@@ -1,0 +1,51 @@
+# make demo   an environment, an installation, an answer from the demo model
+# make test   the tests, in a fresh environment that it makes itself
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: build demo test bench lint asan clean
+
+# A private environment with the package installed from this folder.
+$(VENV)/installed: pyproject.toml setup.py $(shell find include src_cpp llada_native -type f -not -name '*.so' -not -path '*/__pycache__/*')
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet .
+	touch $@
+
+# Extension modules beside the sources: the fast loop of development, in the environment of $(PYTHON).
+build:
+	$(PYTHON) setup.py build_clib build_ext --inplace
+
+demo: $(VENV)/installed
+	$(BIN)/llada-native generate "Sort these numbers: 31, 7, 52, 12."
+
+test:
+	rm -rf build/test-venv
+	$(PYTHON) -m venv build/test-venv
+	build/test-venv/bin/python -m pip install --quiet --upgrade pip
+	build/test-venv/bin/python -m pip install --quiet ".[test]"
+	build/test-venv/bin/python -m pytest --import-mode=importlib
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet ".[bench]"
+	$(BIN)/asv machine --yes
+	$(BIN)/asv run --quick --python=same --show-stderr
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+# The C++ library and the extension modules under AddressSanitizer and UndefinedBehaviorSanitizer.
+asan:
+	rm -rf build/asan
+	LLADA_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g" \
+	  $(PYTHON) setup.py build_clib --build-temp build/asan --build-clib build/asan \
+	  build_ext --build-temp build/asan --build-lib build/asan/lib
+	cp -r llada_native/*.py llada_native/demo build/asan/lib/llada_native/
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  PYTHONPATH=build/asan/lib $(PYTHON) -m pytest --import-mode=importlib -m "not slow" \
+	  tests/test_kernels.py tests/test_forward.py tests/test_sampler.py tests/test_generate.py tests/test_bad_folders.py
+
+clean:
+	rm -rf build $(VENV) dist *.egg-info

@@ -1,0 +1,146 @@
+"""The command line: a thin front end over the API. Errors are one line on stderr; exit codes say what happened."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from . import __version__
+from .errors import LladaError
+from .machine import available_memory, cpu_info
+from .model import GIB, LLaDAForCausalLM
+from .result import GenerationResult
+
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EPILOG = """\
+examples:
+  llada-native generate "Sort these numbers: 31, 7, 52, 12."
+  llada-native generate --model path/to/LLaDA-8B-Instruct --gen-length 128 --block-length 32 "What is diffusion?"
+  echo "What is 17 plus 25?" | llada-native generate --json
+  llada-native info --model path/to/LLaDA-8B-Instruct
+
+exit codes: 0 done, 1 the model or the input was refused, 2 wrong usage, 130 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; default ``sys.argv[1:]``.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader left; keep the interpreter from writing again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except (LladaError, ValueError, TypeError, OSError) as e:
+        return _fail(str(e), EXIT_FAILURE)
+
+
+def _fail(message: str, code: int) -> int:
+    print("llada-native: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _generate(a: argparse.Namespace) -> int:
+    prompts = a.prompt or [_read_stdin()]
+    options = {name: getattr(a, name) for name in ("max_steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking")}
+    options = {name: value for name, value in options.items() if value is not None}
+    flag = {"off": False, "on": True, "compat": "compat"}[a.confidence_eos_eot_inf]
+    with _load(a) as model:
+        result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose,
+                                logits_eos_inf=a.logits_eos_inf, confidence_eos_eot_inf=flag, **options)
+    print(json.dumps(_as_json(prompts, result), ensure_ascii=False) if a.json else result)
+    return EXIT_OK
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ValueError("no prompt: give one as an argument or on standard input")
+    text = sys.stdin.read().strip()
+    if not text:
+        raise ValueError("no prompt: standard input is empty")
+    return text
+
+
+def _as_json(prompts: list[str], result: GenerationResult) -> dict[str, Any]:
+    answers = [{"prompt": prompt, "text": text, "finish_reason": reason}
+               for prompt, text, reason in zip(prompts, result.text, result.finish_reason, strict=True)]
+    return {"answers": answers, "n_forward": result.n_forward, "tokens_per_second": round(result.tokens_per_second, 2),
+            "seconds": round(result.timings["total"], 4), "backend": result.backend}
+
+
+def _info(a: argparse.Namespace) -> int:
+    memory = available_memory()
+    facts: dict[str, Any] = {"version": __version__, **cpu_info(),
+                             "available_memory_gib": None if memory is None else round(memory / GIB, 1)}
+    with _load(a) as model:
+        c = model.config
+        facts["model"] = {"folder": str(a.model) if a.model else "demo", "architecture": c.architecture, "parameters": c.n_parameters(),
+                          "layers": c.n_layers, "d_model": c.d_model, "heads": c.n_heads, "kv_heads": c.n_kv_heads,
+                          "mlp_hidden_size": c.mlp_hidden_size, "vocabulary": c.vocabulary,
+                          "max_sequence_length": c.max_sequence_length, "dtype": model.dtype, "backend": model.backend,
+                          "weights_mib": round(model.memory()["weights"] / (1 << 20), 1), "tokenizer": model.tokenizer is not None,
+                          "chat_template": bool(model.tokenizer and model.tokenizer.chat_template)}
+    if a.json:
+        print(json.dumps(facts))
+        return EXIT_OK
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, item in value.items():
+                print(f"  {name}: {item}")
+        else:
+            print(f"{key}: {value}")
+    return EXIT_OK
+
+
+def _load(a: argparse.Namespace) -> LLaDAForCausalLM:
+    return LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, backend=a.backend, num_threads=a.num_threads, isa=a.isa)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llada-native", description="LLaDA masked diffusion language models on the CPU.", epilog=EPILOG,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"llada-native {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--model", metavar="FOLDER", help="checkpoint folder; default: the demo model")
+    common.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="weights in memory (default: auto)")
+    common.add_argument("--backend", choices=("native", "reference"), default="native", help="C++ engine, or slow NumPy")
+    common.add_argument("--num-threads", type=int, metavar="N", help="default: the cores this process may use")
+    common.add_argument("--isa", help="kernels to use; 'info' lists them")
+    common.add_argument("--json", action="store_true", help="machine-readable output")
+
+    generate = commands.add_parser("generate", parents=[common], help="answer prompts", epilog=EPILOG,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    generate.add_argument("prompt", nargs="*", help="one answer each; without any, standard input is one prompt")
+    generate.add_argument("--max-steps", "--steps", type=int, metavar="N", help="denoising steps (default: gen-length)")
+    generate.add_argument("--gen-length", type=int, metavar="N", help="tokens of the answer's canvas")
+    generate.add_argument("--block-length", type=int, metavar="N", help="tokens of a block; divides gen-length")
+    generate.add_argument("--temperature", type=float, metavar="T", help="0 (default) is deterministic")
+    generate.add_argument("--cfg-scale", type=float, metavar="S", help="classifier-free guidance (default: 0, off)")
+    generate.add_argument("--remasking", choices=("low_confidence", "random"))
+    generate.add_argument("--logits-eos-inf", action="store_true", help="never draw the end-of-text token")
+    generate.add_argument("--confidence-eos-eot-inf", choices=("off", "on", "compat"), default="off",
+                          help="reveal end tokens last; 'compat' is the reference's own reading")
+    generate.add_argument("--seed", type=int, help="for temperature above 0 and random remasking")
+    generate.add_argument("--no-chat", dest="chat", action="store_false", help="do not apply the chat template")
+    generate.add_argument("--verbose", action="store_true", help="print every step to stderr")
+    generate.set_defaults(run=_generate)
+
+    info = commands.add_parser("info", parents=[common], help="the machine, the build and a model")
+    info.set_defaults(run=_info)
+    return parser
