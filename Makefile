@@ -25,7 +25,7 @@ test:
 	$(PYTHON) -m venv build/test-venv
 	build/test-venv/bin/python -m pip install --quiet --upgrade pip
 	build/test-venv/bin/python -m pip install --quiet ".[test]"
-	build/test-venv/bin/python -m pytest --import-mode=importlib
+	build/test-venv/bin/pytest
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet ".[bench]"

@@ -1,5 +1,4 @@
 """The door to the C++ library: owns every C++ pointer, checks arguments, releases the GIL, makes one call."""
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint16_t
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
@@ -8,6 +7,11 @@ from libcpp.vector cimport vector
 from llada_native cimport _cpp as cpp
 
 import numpy as np
+
+cdef extern from "Python.h":
+    # Declared anew: the exception it sets must stay set, not be raised in the callback.
+    int PyErr_CheckSignals() noexcept
+
 
 TENSORS = ("embedding", "attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "mlp_norm", "gate_proj", "up_proj", "down_proj",
            "final_norm", "head")

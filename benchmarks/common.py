@@ -1,0 +1,104 @@
+"""What the benchmarks share: the shapes of LLaDA-8B, settings of asv, clocks, and the peak that rates are measured against."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llada_native import ModelConfig, _native, cpu_info
+
+LLADA_8B = ModelConfig(n_layers=32, d_model=4096, n_heads=32, n_kv_heads=32, mlp_hidden_size=12288, vocabulary=126464,
+                       max_sequence_length=4096, rope_theta=5e5, rms_norm_eps=1e-5, weight_tying=False)
+# Its linear layers, named "inputs x outputs": of attention, into the MLP, out of it.
+SHAPES = {f"{inputs}x{outputs}": (inputs, outputs) for inputs, outputs in (
+    (LLADA_8B.d_model, LLADA_8B.d_model),
+    (LLADA_8B.d_model, LLADA_8B.mlp_hidden_size),
+    (LLADA_8B.mlp_hidden_size, LLADA_8B.d_model),
+)}
+# From one token, where memory is the limit, to a batch, where arithmetic is.
+ROWS = (1, 8, 32, 64, 160, 512)
+DTYPES = ("float32", "bfloat16")
+ISAS = tuple(cpu_info()["isas"])
+THREADS = (1, "all")
+
+
+class ShortCall:
+    """Settings for calls of milliseconds.
+
+    asv runs setup before every sample, so setups keep what they make (functools.cache) and a sample is a single call: with more,
+    asv would run setup between them.
+    """
+
+    number = 1
+    repeat = (20, 200, 5.0)
+    warmup_time = 0.1
+    timeout = 600
+
+
+class LongCall(ShortCall):
+    """Settings for calls of 0.1 s and more. One process each: what a second would cost is its setup, not its samples."""
+
+    repeat = (3, 7, 60.0)
+    rounds = 1
+
+
+def require_isa(isa: str) -> None:
+    """Skip the benchmark where the processor lacks an instruction set."""
+    if not cpu_info()["isas"][isa]:
+        raise NotImplementedError(f"this processor lacks {isa}")
+
+
+def thread_count(threads: int | str) -> int:
+    """The value of a parameter from THREADS; skips "all" where that is one thread, which another parameter measures."""
+    if threads != "all":
+        return int(threads)
+    cores = cpu_info()["num_threads"]
+    if cores == 1:
+        raise NotImplementedError("one core: the same as threads=1")
+    return cores
+
+
+def durations(call: Callable[[], object], least: int = 3, most: int = 15, limit: float = 2.0) -> list[float]:
+    """Seconds of each call, after one that is not counted: `least` of them, then more until `most` or `limit` seconds."""
+    call()
+    seconds: list[float] = []
+    end = time.perf_counter() + limit
+    while len(seconds) < least or (len(seconds) < most and time.perf_counter() < end):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_gflops(isa: str) -> float:
+    """The best rate of one core in the matrix kernel of a build, in GFLOP/s.
+
+    A proxy of the processor's peak of fused multiply-adds at the clock of this moment, without knowing that clock: the panel of
+    weights stays in the first-level cache, and the rows are whole tiles of every build (24 at most), enough of them that the call
+    from Python is below one percent.
+    """
+    kernels = _native.Kernels(isa)
+    rows, depth, panel = 480, 256, kernels.panel
+    rng = np.random.default_rng(0)
+    a, w = rng.standard_normal((rows, depth), np.float32), rng.standard_normal((depth, panel), np.float32)
+    c = np.ones((rows, panel), np.float32)
+    return 2e-9 * rows * depth * panel / min(durations(lambda: kernels.gemm_f32(a, w, c), most=100_000, limit=0.25))
+
+
+@cache
+def random_weight(shape: str) -> NDArray[np.float32]:
+    """A weight [outputs, inputs] of SHAPES, uniform in [-0.5, 0.5): ten times as fast to draw as normal numbers."""
+    inputs, outputs = SHAPES[shape]
+    weight = np.random.default_rng(0).random((outputs, inputs), np.float32)
+    weight -= np.float32(0.5)
+    return weight
+
+
+@cache
+def input_and_output(shape: str, rows: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Arrays x and out for a weight of SHAPES, their pages in memory."""
+    inputs, outputs = SHAPES[shape]
+    return np.random.default_rng(1).standard_normal((rows, inputs), np.float32), np.ones((rows, outputs), np.float32)

@@ -1,0 +1,27 @@
+"""Shared fixtures: every build of the kernels that this processor runs, and tiny random checkpoints."""
+import folders
+import pytest
+
+import llada_native
+
+ISAS = [name for name, supported in llada_native.cpu_info()["isas"].items() if supported]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """(folder, config, tensors) of a small random model with grouped-query attention."""
+    config = folders.config(n_kv_heads=2)
+    tensors = folders.tensors(config)
+    folder = tmp_path_factory.mktemp("tiny")
+    folders.write(folder, config, tensors)
+    return folder, config, tensors
+
+
+@pytest.fixture(scope="session")
+def demo():
+    return llada_native.LLaDAForCausalLM.from_pretrained()

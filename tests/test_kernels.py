@@ -1,0 +1,184 @@
+"""Every kernel of every build against float64 NumPy: odd sizes, tails, extremes."""
+import ml_dtypes
+import numpy as np
+import pytest
+
+from llada_native import _native
+
+EPS = np.finfo(np.float32).eps
+
+
+@pytest.fixture
+def kernels(isa):
+    return _native.Kernels(isa)
+
+
+def worst(found, wanted, tolerance):
+    """Fails with the worst element."""
+    excess = np.abs(found - wanted) - tolerance
+    i = np.unravel_index(np.argmax(excess), excess.shape)
+    assert excess[i] <= 0, f"at {i}: found {found[i]!r}, wanted {wanted[i]!r}, tolerance {np.broadcast_to(tolerance, excess.shape)[i]:.3g}"
+
+
+@pytest.mark.parametrize("depth", [1, 7, 64, 255, 256])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_gemm(kernels, depth, accumulate):
+    rng = np.random.default_rng(depth)
+    for rows in [*range(1, 27), 61]:
+        a, w = rng.standard_normal((rows, depth), np.float32), rng.standard_normal((depth, kernels.panel), np.float32)
+        c = rng.standard_normal((rows, kernels.panel), np.float32)
+        wanted = a.astype(float) @ w + (c if accumulate else 0)
+        # A chain of n float32 products errs by at most n eps times the sum of their magnitudes.
+        tolerance = (depth + 1) * EPS * (np.abs(a).astype(float) @ np.abs(w) + np.abs(c))
+        kernels.gemm_f32(a, w, c, accumulate)
+        worst(c, wanted, tolerance)
+
+
+def test_gemm_rows_do_not_depend_on_their_company(kernels):
+    rng = np.random.default_rng(0)
+    a, w = rng.standard_normal((40, 256), np.float32), rng.standard_normal((256, kernels.panel), np.float32)
+    together = np.empty((40, kernels.panel), np.float32)
+    kernels.gemm_f32(a, w, together)
+    for rows in range(1, 40):
+        alone = np.empty((rows, kernels.panel), np.float32)
+        kernels.gemm_f32(np.ascontiguousarray(a[40 - rows:]), w, alone)
+        assert np.array_equal(alone, together[40 - rows:])
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 15, 16, 17, 33, 100])
+def test_widen_bfloat16_is_exact(kernels, n):
+    bits = np.random.default_rng(n).integers(0, 1 << 16, n).astype(np.uint16)
+    out = np.empty(n, np.float32)
+    kernels.widen_bf16(bits, out)
+    assert np.array_equal(out.view(np.uint32), bits.view(ml_dtypes.bfloat16).astype(np.float32).view(np.uint32))
+
+
+@pytest.mark.parametrize("n", [1, 5, 31, 64, 65, 128, 4096])
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1.0, 1e4])
+def test_rms_norm(kernels, n, scale):
+    rng = np.random.default_rng(n)
+    x, weight = (rng.standard_normal(n) * scale).astype(np.float32), rng.uniform(0.7, 1.3, n).astype(np.float32)
+    out = np.empty(n, np.float32)
+    kernels.rms_norm_f32(x, weight, out, 1e-5)
+    wide = x.astype(float)
+    wanted = wide / np.sqrt(np.mean(wide**2) + np.float32(1e-5)) * weight
+    # The sum of squares is a chain of n / lanes additions over at least 4 lanes; root, quotient and products add 5 roundings.
+    worst(out, wanted, (n / 8 + 6) * EPS * np.abs(wanted))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16, 19, 384])
+def test_silu_mul(kernels, n):
+    rng = np.random.default_rng(n)
+    gate = (rng.standard_normal(n) * 20).astype(np.float32)
+    gate[: min(n, 4)] = [0.0, -200.0, 200.0, -1e-30][: min(n, 4)]
+    up = rng.standard_normal(n).astype(np.float32)
+    wide = gate.astype(float)
+    wanted = wide * np.exp(-np.logaddexp(0, -wide)) * up
+    kernels.silu_mul_f32(gate, up)
+    # The exponential errs by 2.5e-7 (see kernels-inl.h) and is clamped at e^88.3: below -88 the result is some 1e-37.
+    worst(gate, wanted, 4e-7 * np.abs(wanted) + 1e-35)
+
+
+@pytest.mark.parametrize("half", [1, 3, 8, 16, 20, 64])
+def test_rope(kernels, half):
+    rng = np.random.default_rng(half)
+    x, angle = rng.standard_normal(2 * half).astype(np.float32), rng.uniform(-9, 9, half)
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    low, high = x[:half].astype(float), x[half:].astype(float)
+    wanted = np.concatenate([low * cos - high * sin, high * cos + low * sin])
+    kernels.rope_f32(x, cos, sin)
+    worst(x, wanted, 2 * EPS * np.tile(np.abs(low) + np.abs(high), 2))
+
+
+def attention(kernels, q, k, v, scale):
+    """Packs keys and values as ops/attention.cpp does and runs one tile."""
+    keys, dim = k.shape
+    panel = kernels.panel
+    panels, width = -(-keys // panel), -(-dim // panel) * panel
+    padded = np.zeros((panels * panel, dim), np.float32)
+    padded[:keys] = k
+    wide = np.zeros((keys, width), np.float32)
+    wide[:, :dim] = v
+    out = np.empty_like(q)
+    kernels.attention_f32(q, np.ascontiguousarray(padded.reshape(panels, panel, dim).swapaxes(1, 2)), wide, out, scale)
+    return out
+
+
+@pytest.mark.parametrize("dim", [2, 16, 24, 32, 64, 128, 256])
+@pytest.mark.parametrize("keys", [1, 5, 31, 32, 33, 64, 65, 200])
+def test_attention(kernels, dim, keys):
+    rng = np.random.default_rng(keys)
+    rows = kernels.attention_rows - keys % 3
+    q, k, v = (rng.standard_normal((n, dim), np.float32) for n in (rows, keys, keys))
+    scale = dim**-0.5
+    scores = q.astype(float) @ k.T * scale
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    # Scores err by dim eps times their magnitudes, which the exponential turns into relative error; the two sums over keys and the
+    # exponential itself (2.5e-7) add theirs.
+    score_error = (dim + 2) * EPS * (np.abs(q) @ np.abs(k).T * scale).max(1, keepdims=True)
+    tolerance = (2 * score_error + 1e-6 + keys * EPS) * (weights @ np.abs(v)) + 1e-12
+    worst(attention(kernels, q, k, v, scale), weights @ v.astype(float), tolerance)
+
+
+def test_attention_survives_extreme_scores(kernels):
+    """One key dominates by hundreds, early or late: no overflow, and the others weigh nothing."""
+    for loud in (0, 70, 129):
+        k = np.zeros((130, 32), np.float32)
+        k[loud, 0] = 1000
+        q = np.zeros((1, 32), np.float32)
+        q[0, 0] = 1
+        v = np.random.default_rng(0).standard_normal((130, 32)).astype(np.float32)
+        worst(attention(kernels, q, k, v, 1.0)[0], v[loud].astype(float), 1e-6)
+
+
+def test_attention_rows_do_not_depend_on_their_company(kernels):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((n, 32), np.float32) for n in (kernels.attention_rows, 100, 100))
+    together = attention(kernels, q, k, v, 0.2)
+    for r in range(len(q)):
+        assert np.array_equal(attention(kernels, np.ascontiguousarray(q[r:r + 1]), k, v, 0.2)[0], together[r])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("channels", "depth"), [(1, 1), (31, 300), (32, 256), (33, 257), (200, 1000)])
+def test_linear(isa, dtype, channels, depth):
+    rng = np.random.default_rng(channels)
+    weight = rng.standard_normal((channels, depth), np.float32)
+    layer = _native.PackedLinear(weight, dtype, isa)
+    exact = weight.astype(ml_dtypes.bfloat16).astype(float) if dtype == "bfloat16" else weight.astype(float)
+    for rows in (1, 5, 70, 130):
+        x = rng.standard_normal((rows, depth), np.float32)
+        first = np.empty((rows, channels), np.float32)
+        layer(x, first)
+        worst(first, x @ exact.T, (min(depth, 256) + depth / 256 + 1) * EPS * (np.abs(x) @ np.abs(exact).T))
+        for threads in (2, 3):
+            again = np.empty_like(first)
+            layer(x, again, threads=threads)
+            assert np.array_equal(first, again)
+        added = x[:, :1] @ np.ones((1, channels), np.float32)
+        wanted = first + added
+        layer(x, added, accumulate=True)
+        worst(added, wanted.astype(float), 8 * EPS * (np.abs(x) @ np.abs(exact).T + np.abs(wanted)))
+
+
+@pytest.mark.parametrize("source", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_weights_of_every_dtype_are_read_exactly(isa, source):
+    """An identity activation reads the weights back: subnormals and the largest numbers too."""
+    bits = np.arange(0, 1 << 16, 37)[:1024].astype(np.uint16)
+    values = bits.view(source) if source != np.float32 else bits.view(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # signalling NaNs among the patterns
+        values = np.where(np.isfinite(values), values, 0).astype(source).reshape(32, 32)
+    layer = _native.PackedLinear(values, "float32", isa)
+    out = np.empty((32, 32), np.float32)
+    layer(np.eye(32, dtype=np.float32), out)
+    assert np.array_equal(out, values.astype(np.float32).T)
+
+
+def test_rounding_to_bfloat16_is_to_nearest_even(isa):
+    values = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    values.reshape(-1).view(np.uint32)[:500] = (np.arange(500, dtype=np.uint32) << 15) + 0x3F800000  # ties among them
+    layer = _native.PackedLinear(values, "bfloat16", isa)
+    out = np.empty((32, 64), np.float32)
+    layer(np.eye(32, dtype=np.float32), out)
+    assert np.array_equal(out, values.astype(ml_dtypes.bfloat16).astype(np.float32).T)

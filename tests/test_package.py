@@ -1,0 +1,128 @@
+"""The package as installed: import, typing, the command line, the build."""
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import llada_native
+from llada_native import cli
+
+ROOT = Path(__file__).parent.parent
+PROMPT = "Sort these numbers: 31, 7, 52, 12."
+
+
+def python(code, **environment):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def command(*arguments, stdin=None):
+    return subprocess.run([sys.executable, "-m", "llada_native", *arguments], capture_output=True, text=True,
+                          input=stdin if stdin is not None else "")
+
+
+def test_import_is_light():
+    """Under 0.3 s (the best of five, machines are shared), no thread, nothing printed, no heavy library."""
+    best = min(_timed_import() for _ in range(5))
+    assert best < 0.3, f"{best:.3f} s"
+    run = python("import llada_native, sys, threading, os\n"
+                 "heavy = {'torch', 'transformers', 'scipy', 'tokenizers', 'safetensors', 'jinja2', 'rich'} & set(sys.modules)\n"
+                 "print(heavy, threading.active_count(), len(os.listdir('/proc/self/task')))", OPENBLAS_NUM_THREADS="1")
+    assert run.stdout == "set() 1 1\n" and run.stderr == ""
+
+
+def _timed_import():
+    start = time.perf_counter()
+    assert python("import llada_native").returncode == 0
+    return time.perf_counter() - start
+
+
+def test_typed_and_complete():
+    folder = Path(llada_native.__file__).parent
+    for name in ("py.typed", "_native.pyi", "_sampler.pyi", "demo/model.safetensors", "demo/tokenizer.json"):
+        assert (folder / name).is_file(), name
+    assert all(hasattr(llada_native, name) for name in llada_native.__all__)
+    assert llada_native.__version__ in (ROOT / "pyproject.toml").read_text()
+
+
+def test_forced_isa(isa):
+    run = python("import llada_native as ln; print(ln.cpu_info()['active_isa'], ln.LLaDAForCausalLM.from_pretrained()._backend.isa)",
+                 LLADA_ISA=isa)
+    assert run.stdout.split() == [isa, isa]
+
+
+def test_isas_agree_on_the_golden_answer(isa):
+    model = llada_native.LLaDAForCausalLM.from_pretrained(isa=isa)
+    assert str(model.generate(PROMPT)) == "7, 12, 31, 52"
+
+
+def test_module_generate_needs_no_model():
+    assert str(llada_native.generate(PROMPT)) == "7, 12, 31, 52"
+
+
+def test_command_generate():
+    run = command("generate", PROMPT)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "7, 12, 31, 52\n", "")
+
+
+def test_command_reads_standard_input_and_writes_json():
+    run = command("generate", "--json", stdin=PROMPT + "\n")
+    out = json.loads(run.stdout)
+    assert run.returncode == 0 and out["answers"] == [{"prompt": PROMPT, "text": "7, 12, 31, 52", "finish_reason": "stop"}]
+    assert out["backend"] == "native" and out["n_forward"] == 64
+
+
+def test_command_info():
+    out = json.loads(command("info", "--json").stdout)
+    assert out["active_isa"] in out["isas"] and out["model"]["architecture"] == "LLaDAModelLM"
+    assert "active_isa" in command("info").stdout
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (("generate", "--model", "/no/such/folder", "hi"), 1, "expected a checkpoint folder, found nothing"),
+    (("generate", "--gen-length", "48", "--block-length", "32", "hi"), 1, "would do"),
+    (("generate", "--temperature", "-1", "hi"), 1, "temperature"),
+    (("generate",), 1, "standard input is empty"),
+    (("generate", "--isa", "nonsense", "hi"), 1, "nonsense"),
+    (("generate", "--no-such-option", "hi"), 2, "unrecognized arguments"),
+    ((), 2, "required"),
+])
+def test_command_errors_are_one_line(arguments, code, message):
+    run = command(*arguments)
+    assert run.returncode == code and message in run.stderr and "Traceback" not in run.stderr and run.stdout == ""
+    if code == 1:
+        assert run.stderr.count("\n") == 1 and run.stderr.startswith("llada-native: ")
+
+
+def test_command_survives_a_reader_that_leaves():
+    run = subprocess.run(f"{sys.executable} -m llada_native info | head -1; exit ${{PIPESTATUS[0]}}", shell=True, executable="/bin/bash",
+                         capture_output=True, text=True)
+    assert run.stdout.startswith("version") and "Traceback" not in run.stderr and "Exception" not in run.stderr
+
+
+def test_interrupted_command(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.LLaDAForCausalLM, "from_pretrained", interrupt)
+    assert cli.main(["generate", "hi"]) == 130
+    assert capsys.readouterr().err == "llada-native: interrupted\n"
+
+
+def test_kernel_objects_export_one_symbol(tmp_path):
+    """ODR: an inline function compiled for AVX-512 must not replace the baseline's, so kernel files define nothing weak."""
+    for source in sorted((ROOT / "src_cpp" / "kernels").glob("kernels_*.cpp")):
+        isa = source.stem.removeprefix("kernels_")
+        if not llada_native.cpu_info()["isas"].get(isa, False):
+            continue
+        flags = {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": ["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
+        built = tmp_path / f"{isa}.o"
+        subprocess.run(["g++", "-std=c++17", "-O3", "-w", "-ffp-contract=off", *flags.get(isa, []), f"-I{ROOT}/src_cpp", "-c", source, "-o",
+                        built], check=True)
+        symbols = subprocess.run(["nm", "-C", built], capture_output=True, text=True, check=True).stdout
+        defined = [line for line in symbols.splitlines() if re.search(r" [A-TV-Zu-w] ", line)]
+        assert len(defined) == 1 and "Kernels" in defined[0], defined
