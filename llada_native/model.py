@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -385,7 +384,7 @@ def _token_defaults(config: ModelConfig, tokenizer: Tokenizer | None, folder: Pa
 def _checked_seed(seed: Any, prompts: int) -> int | list[int] | None:
     if seed is None:
         return None
-    if isinstance(seed, Integral) and not isinstance(seed, bool):
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
         if seed < 0:
             raise ValueError(f"seed: expected 0 or more, found {seed}")
         return int(seed)

@@ -5,8 +5,9 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from typing import Any, Literal
+
+import numpy as np
 
 ALIASES = {"steps": "max_steps", "temperature_": "temperature", "max_new_tokens": "gen_length", "mask_token_id": "mask_id",
            "eos_token_id": "eos_id", "eot_token_id": "eot_id"}
@@ -159,7 +160,7 @@ def unknown_argument(key: str, others: tuple[str, ...] = ()) -> TypeError:
 def _integer(name: str, value: object, default: int, low: int) -> int:
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected a whole number, found {value!r}")
     if not low <= value <= 1 << 24:
         raise ValueError(f"{name}: expected {low} to {1 << 24}, found {value}")
@@ -167,7 +168,7 @@ def _integer(name: str, value: object, default: int, low: int) -> int:
 
 
 def _real(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name}: expected a number, found {value!r}")
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}: expected a finite number of at least 0, found {value}")
@@ -183,7 +184,7 @@ def _boolean(name: str, value: object) -> bool:
 def _token(name: str, value: object, vocabulary: int) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected a token id, found {value!r}")
     if not 0 <= value < vocabulary:
         raise ValueError(f"{name}: expected a token id from 0 to {vocabulary - 1}, found {value}")

@@ -65,7 +65,8 @@ class ReferenceModel:
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+    scale: Array = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+    return x / scale * weight
 
 
 def split_heads(x: Array, head_dim: int) -> Array:

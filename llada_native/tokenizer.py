@@ -1,9 +1,9 @@
 """Text <-> token ids through the `tokenizers` library, and the chat template of a checkpoint, rendered in a sandbox."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 from .checkpoint import read_json, refuse_stand_in
 from .errors import ModelFormatError
@@ -56,7 +56,7 @@ class Tokenizer:
         """Ids of a text. Special tokens in it are recognised; none is added."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def decode(self, ids: Iterable[SupportsInt], skip_special_tokens: bool = True) -> str:
         return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:

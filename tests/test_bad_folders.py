@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import folders
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import llada_native
 from llada_native import LladaError, LLaDAForCausalLM, ModelFormatError, NonFiniteLogitsError, UnsupportedModelError
@@ -76,6 +79,10 @@ def literal(key: str, text: str) -> Damage:
         json.dumps(GOOD | {key: "PLACE"}).replace('"PLACE"', text))
 
 
+def header_length(data: bytes) -> int:
+    return int(struct.unpack("<Q", data[:8])[0])
+
+
 def bytes_of_weights(change: Callable[[bytes], bytes]) -> Damage:
     return lambda folder: (folder / WEIGHTS).write_bytes(change((folder / WEIGHTS).read_bytes()))
 
@@ -84,7 +91,7 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Damage:
     """Change the JSON header of the weights and leave their data as it is."""
 
     def rewrite(data: bytes) -> bytes:
-        end = 8 + struct.unpack("<Q", data[:8])[0]
+        end = 8 + header_length(data)
         entries = json.loads(data[8:end])
         change(entries)
         text = json.dumps(entries).encode()
@@ -131,21 +138,8 @@ def after(*damages: Damage) -> Damage:
 
 
 def with_tokenizer(damage: Damage) -> Damage:
-    """Add the demo model's tokenizer before the damage."""
-
-    def copy(folder: Path) -> None:
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(DEMO / name, folder / name)
-
-    return after(copy, damage)
-
-
-def edit_json(name: str, **changes: Any) -> Damage:
-    def damage(folder: Path) -> None:
-        path = folder / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return damage
+    """Add a tokenizer of one word before the damage."""
+    return after(put("tokenizer.json", Tokenizer(WordLevel({"word": 0}, unk_token="word")).to_str()), damage)
 
 
 # ---- the table
@@ -166,13 +160,14 @@ def found(key: str, value: str, expected: str = r"\S.*") -> str:
     return rf"config\.json: {key}\b.*expected {expected}, found {re.escape(value)}$"
 
 
-DIMENSIONS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size", "embedding_size", "max_sequence_length")
-NOT_DIMENSIONS = {"zero": 0, "negative": -4, "float": 32.0, "huge": 10**10, "beyond 64 bits": 10**30, "string": "32", "boolean": True,
-                  "list": [32]}
+DIMENSIONS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size", "embedding_size",
+              "max_sequence_length")
+NOT_DIMENSIONS = {"zero": 0, "negative": -4, "float": 32.0, "huge": 10**10, "beyond 64 bits": 10**30, "string": "32",
+                  "boolean": True, "list": [32]}
 NOT_POSITIVE = {"zero": "0", "negative": "-1e-5", "string": '"1e-5"', "boolean": "true", "null": "null", "1e400": "1e400",
                 "10**400": "1" + 400 * "0"}
-REQUIRED = ("n_layers", "d_model", "n_heads", "mlp_hidden_size", "vocab_size", "max_sequence_length", "rope_theta", "rms_norm_eps",
-            "weight_tying", "block_type", "layer_norm_type", "activation_type", "rope")
+REQUIRED = ("n_layers", "d_model", "n_heads", "mlp_hidden_size", "vocab_size", "max_sequence_length", "rope_theta",
+            "rms_norm_eps", "weight_tying", "block_type", "layer_norm_type", "activation_type", "rope")
 REFUSED = (
     ("block_type", "sequential"), ("block_group_size", 2), ("layer_norm_type", "default"), ("layer_norm_type", "gemma_rms"),
     ("layer_norm_with_affine", False), ("activation_type", "gelu"), ("activation_type", "swiglu"), ("alibi", True),
@@ -195,15 +190,17 @@ CONFIG_FILES = [
     Case("config with NaN", literal("rms_norm_eps", "NaN"), r"config\.json: NaN .*expected a finite number"),
     Case("config with Infinity", literal("rope_theta", "Infinity"), r"config\.json: Infinity .*expected a finite number"),
     Case("config with -Infinity", literal("pad_token_id", "-Infinity"), r"config\.json: -Infinity .*expected a finite number"),
-    Case("config with a number of 5000 digits", literal("pad_token_id", "9" * 5000), r"config\.json: not valid JSON.*5000 digits"),
+    Case("config with a number of 5000 digits", literal("pad_token_id", "9" * 5000),
+         r"config\.json: not valid JSON.*5000 digits"),
     Case("config with a duplicate key", put("config.json", json.dumps(GOOD)[:-1] + ', "d_model": 64}'),
          r"config\.json: duplicate key 'd_model'"),
     Case("config with a nested duplicate key", literal("auto_map", '{"a": 1, "a": 2}'), r"config\.json: duplicate key 'a'"),
-    Case("config is a list", put("config.json", "[" + json.dumps(GOOD) + "]"), r"config\.json: expected a JSON object, found list"),
+    Case("config is a list", put("config.json", "[" + json.dumps(GOOD) + "]"),
+         r"config\.json: expected a JSON object, found list"),
     Case("config is a string", put("config.json", '"LLaDAModelLM"'), r"config\.json: expected a JSON object, found str"),
     Case("config is null", put("config.json", "null"), r"config\.json: expected a JSON object, found NoneType"),
     Case("config not UTF-8", put("config.json", b'{"architectures": ["LLaDA\xff"]}'),
-         r"config\.json: expected UTF-8 text, found byte 0xff at offset 24"),
+         r"config\.json: expected UTF-8 text, found byte 0xff at offset 25"),
     Case("config in UTF-16", put("config.json", json.dumps(GOOD).encode("utf-16-le")), r"config\.json: .*(UTF-8|not valid JSON)"),
     Case("config nested deeply", literal("auto_map", "[" * 100_000 + "]" * 100_000), r"config\.json: nested too deeply"),
 ]
@@ -215,8 +212,8 @@ CONFIG_VALUES = [
     Case("architectures of numbers", edit(architectures=[7]), found("architectures", "[7]", "a list.*")),
     Case("architecture unknown", edit(architectures=["LlamaForCausalLM"]),
          r"config\.json: unknown architecture 'LlamaForCausalLM'.*LLaDAModelLM$", UnsupportedModelError),
-    *(Case(f"architecture {name}", edit(architectures=[name]), rf"config\.json: architecture {name} is not implemented.*LLaDAModelLM$",
-           UnsupportedModelError) for name in ABSENT),
+    *(Case(f"architecture {name}", edit(architectures=[name]),
+           rf"config\.json: architecture {name} is not implemented.*LLaDAModelLM$", UnsupportedModelError) for name in ABSENT),
     *(Case(f"{key} missing", without(key), rf"config\.json: .*required.*'{key}'.*missing") for key in REQUIRED),
     *(Case(f"{key} {kind}", edit(**{key: value}), found(key, repr(value), "a whole number from 1 to 16777216"))
       for key in DIMENSIONS for kind, value in NOT_DIMENSIONS.items()),
@@ -232,9 +229,11 @@ CONFIG_VALUES = [
     Case("more n_kv_heads than heads", edit(n_kv_heads=8), found("n_kv_heads", "8", r"a divisor of n_heads \(4\)")),
     Case("head_dim odd", edit(d_model=36), found("d_model / n_heads", "9", "an even number up to 256")),
     Case("head_dim too large", edit(d_model=4 * 258), found("d_model / n_heads", "258", "an even number up to 256")),
-    Case("embedding smaller than the vocabulary", edit(embedding_size=59), found("embedding_size", "59", r"at least vocab_size \(60\)")),
-    *(Case(f"{key} {value!r}", edit(**{key: value}), rf"config\.json: {key} = {re.escape(repr(value))} is not supported: expected \S",
-           UnsupportedModelError) for key, value in REFUSED),
+    Case("embedding smaller than the vocabulary", edit(embedding_size=59),
+         found("embedding_size", "59", r"at least vocab_size \(60\)")),
+    *(Case(f"{key} {value!r}", edit(**{key: value}),
+           rf"config\.json: {key} = {re.escape(repr(value))} is not supported: expected \S", UnsupportedModelError)
+      for key, value in REFUSED),
 ]
 
 
@@ -273,7 +272,8 @@ WEIGHT_FILES = [
     Case("header length 2**63", bytes_of_weights(lambda data: struct.pack("<Q", 1 << 63) + data[8:]), INVALID),
     Case("header length 2**64 - 1", bytes_of_weights(lambda data: b"\xff" * 8 + data[8:]), INVALID),
     Case("header length 0", bytes_of_weights(lambda data: bytes(8) + data[8:]), INVALID),
-    Case("header one byte short", bytes_of_weights(lambda data: struct.pack("<Q", struct.unpack("<Q", data[:8])[0] - 8) + data[8:]), INVALID),
+    Case("header length 8 too small", bytes_of_weights(lambda data: struct.pack("<Q", header_length(data) - 8) + data[8:]), INVALID),
+    Case("header length 8 too large", bytes_of_weights(lambda data: struct.pack("<Q", header_length(data) + 8) + data[8:]), INVALID),
     Case("header not JSON", raw_header(b"weights go here "), INVALID),
     Case("header a list", raw_header(b"[1, 2, 3]"), INVALID),
     Case("header not UTF-8", raw_header(b'{"\xff": 1}'), INVALID),
@@ -288,7 +288,8 @@ WEIGHT_FILES = [
     Case("shape negative", header(swap("shape", [-32])), INVALID),
     Case("dtype unheard of", header(swap("dtype", "F31")), INVALID),
     Case("tensor missing", tensors(q_proj=None), rf"model\.safetensors: .*config\.json: 1 missing \({BLOCK}q_proj\.weight\)"),
-    Case("tensor unexpected", tensors(q_bias=np.zeros(32, np.float32)), rf"model\.safetensors: .*1 unexpected \({BLOCK}q_bias\.weight\)"),
+    Case("tensor unexpected", tensors(q_bias=np.zeros(32, np.float32)),
+         rf"model\.safetensors: .*1 unexpected \({BLOCK}q_bias\.weight\)"),
     Case("tensor misnamed", tensors(attn_out=None, o_proj=TENSORS[f"{BLOCK}attn_out.weight"]),
          rf"1 missing \({BLOCK}attn_out\.weight\); 1 unexpected \({BLOCK}o_proj\.weight\)"),
     Case("a layer too few", edit(n_layers=3), r"model\.safetensors: .*9 missing \(model\.transformer\.blocks\.2\."),
@@ -304,7 +305,7 @@ WEIGHT_FILES = [
          rf"1 tensor.*{BLOCK}ff_out\.weight: expected shape \(32, 48\), found \(48, 32\)"),
     Case("keys of all heads", tensors(k_proj=np.zeros((32, 32), np.float32)),
          rf"1 tensor.*{BLOCK}k_proj\.weight: expected shape \(16, 32\), found \(32, 32\)"),
-    Case("norm a scalar", tensors(attn_norm=np.float32(1).reshape(())),
+    Case("norm a scalar", tensors(attn_norm=np.array(1, np.float32)),
          rf"1 tensor.*{BLOCK}attn_norm\.weight: expected shape \(32,\), found \(\)"),
     Case("norm a matrix", tensors(attn_norm=np.ones((1, 32), np.float32)),
          rf"1 tensor.*{BLOCK}attn_norm\.weight: expected shape \(32,\), found \(1, 32\)"),
@@ -313,10 +314,11 @@ WEIGHT_FILES = [
     Case("every shape wrong", edit(mlp_hidden_size=40),
          rf"6 tensor.*{BLOCK}ff_out\.weight: expected shape \(32, 40\), found \(32, 48\);.*blocks\.1\.up_proj"),
     *(Case(f"dtype {np.dtype(dtype).name}", tensors(up_proj=TENSORS[f"{BLOCK}up_proj.weight"].astype(dtype)),
-           rf"model\.safetensors: tensor {BLOCK}up_proj\.weight: expected dtype F32, F16 or BF16, found {name}$", UnsupportedModelError)
-      for dtype, name in ((np.float64, "F64"), (np.int64, "I64"), (np.int8, "I8"), (np.bool_, "BOOL"))),
-    *(Case(f"dtype {name}", header(swap("dtype", name)), rf"model\.safetensors: tensor {BLOCK}attn_norm\.weight: expected .*, found {name}$",
-           UnsupportedModelError) for name in ("I32", "U32")),
+           rf"model\.safetensors: tensor {BLOCK}up_proj\.weight: expected dtype F32, F16 or BF16, found {name}$",
+           UnsupportedModelError) for dtype, name in ((np.float64, "F64"), (np.int64, "I64"), (np.int8, "I8"), (np.bool_, "BOOL"))),
+    *(Case(f"dtype {name}", header(swap("dtype", name)),
+           rf"model\.safetensors: tensor {BLOCK}attn_norm\.weight: expected .*, found {name}$", UnsupportedModelError)
+      for name in ("I32", "U32")),
 ]
 
 NOT_A_SHARD = r"model\.safetensors\.index\.json: tensor \S+q_proj\.weight: expected \S.*found "
@@ -324,16 +326,18 @@ NOT_A_SHARD = r"model\.safetensors\.index\.json: tensor \S+q_proj\.weight: expec
 INDEX_FILES = [
     *(Case(f"index leads to {shard!r}", mapped(shard), NOT_A_SHARD + re.escape(repr(shard)) + "$")
       for shard in ("../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "./x.safetensors", "..\\x.safetensors",
-                    "C:\\x.safetensors", "", ".", "..", "weights.bin", "pytorch_model-00001-of-00002.pt", 7, None, ["x.safetensors"])),
-    Case("index leads to a missing file", mapped("model-00003-of-00003.safetensors"), r"model-00003-of-00003\.safetensors: no such file"),
-    Case("index leads to a name with a NUL", mapped("x\0.safetensors"), r"x.*\.safetensors.*"),
+                    "C:\\x.safetensors", "", ".", "..", "weights.bin", "model-00001-of-00002.pt", 7, None, ["x.safetensors"])),
+    Case("index leads to a missing file", mapped("model-00003-of-00003.safetensors"),
+         r"model-00003-of-00003\.safetensors: no such file"),
+    Case("index leads to a name with a NUL", mapped("x\0.safetensors"), r"x(\0|\\x00)\.safetensors"),
     Case("index leads to a name of 300 characters", mapped("x" * 300 + ".safetensors"), r"x{300}\.safetensors"),
     Case("shard missing", after(index(lambda value: None), remove(SHARDS[1])), rf"{SHARDS[1]}: no such file"),
     Case("shard is a web page", after(index(lambda value: None), put(SHARDS[0], HTML)), rf"{SHARDS[0]}: .*web page"),
     Case("shard is an LFS pointer", after(index(lambda value: None), put(SHARDS[1], LFS)), rf"{SHARDS[1]}: .*Git LFS pointer"),
     Case("shard cut short", after(index(lambda value: None), lambda folder: os.truncate(folder / SHARDS[1], 2000)),
          rf"{SHARDS[1]}: not a valid safetensors file \(2000 bytes\)"),
-    Case("index maps a tensor to the wrong shard", mapped(SHARDS[1]), rf"{SHARDS[0]}: .*1 not in the index \({BLOCK}q_proj\.weight\)"),
+    Case("index maps a tensor to the wrong shard", mapped(SHARDS[1]),
+         rf"{SHARDS[0]}: .*1 not in the index \({BLOCK}q_proj\.weight\)"),
     Case("index swaps the shards", after(index(lambda value: None), lambda folder: swap_files(folder, *SHARDS)),
          rf"{SHARDS[0]}: .*missing \(.*not in the index \("),
     Case("index forgets a tensor", index(lambda value: value["weight_map"].pop(HEAD)),
@@ -342,8 +346,10 @@ INDEX_FILES = [
          r"index\.json: .*config\.json: 1 unexpected \(lm_head\.weight\)"),
     Case("index without weight_map", index(lambda value: value.pop("weight_map")),
          r"index\.json: weight_map: expected an object, found NoneType"),
-    Case("index with a list", index(lambda value: value.update(weight_map=[1])), r"index\.json: weight_map: expected an object, found list"),
-    Case("index with no tensors", index(lambda value: value.update(weight_map={})), r"index\.json: .*config\.json: 21 missing \("),
+    Case("index with a list", index(lambda value: value.update(weight_map=[1])),
+         r"index\.json: weight_map: expected an object, found list"),
+    Case("index with no tensors", index(lambda value: value.update(weight_map={})),
+         r"index\.json: .*config\.json: 21 missing \("),
     Case("index not JSON", put(INDEX, "{"), r"index\.json: not valid JSON"),
     Case("index an LFS pointer", put(INDEX, LFS), r"index\.json: .*Git LFS pointer"),
     Case("index a web page", put(INDEX, HTML), r"index\.json: .*web page"),
@@ -357,24 +363,28 @@ OTHER_FILES = [
     Case("tokenizer not UTF-8", put("tokenizer.json", b"\xff\xfe{}"), r"tokenizer\.json: not a valid tokenizer: \S"),
     Case("tokenizer a web page", put("tokenizer.json", HTML), r"tokenizer\.json: .*web page"),
     Case("tokenizer an LFS pointer", put("tokenizer.json", LFS), r"tokenizer\.json: .*Git LFS pointer"),
-    Case("tokenizer of a larger vocabulary", with_tokenizer(lambda folder: None), r"tokenizer\.json.*\b64\b.*\b512\b|tokenizer\.json.*\b512\b.*\b64\b"),
-    Case("tokenizer_config not JSON", with_tokenizer(put("tokenizer_config.json", "{]")), r"tokenizer_config\.json: not valid JSON"),
+    Case("tokenizer_config not JSON", with_tokenizer(put("tokenizer_config.json", "{]")),
+         r"tokenizer_config\.json: not valid JSON"),
     Case("tokenizer_config without tokenizer, not JSON", after(without("eot_token_id"), put("tokenizer_config.json", "{]")),
          r"tokenizer_config\.json: not valid JSON"),
     Case("tokenizer_config with an end of turn beyond the vocabulary",
-         after(without("eot_token_id"), put("tokenizer_config.json", '{"added_tokens_decoder": {"64": {"content": "<|eot_id|>"}}}')),
+         after(without("eot_token_id"),
+               put("tokenizer_config.json", '{"added_tokens_decoder": {"64": {"content": "<|eot_id|>"}}}')),
          r"tokenizer_config\.json: .*64"),
-    Case("chat_template a number", with_tokenizer(edit_json("tokenizer_config.json", chat_template=7)),
+    Case("chat_template a number", with_tokenizer(put("tokenizer_config.json", '{"chat_template": 7}')),
          r"tokenizer_config\.json: chat_template: expected text, found int"),
     Case("chat_template of that name a number",
-         with_tokenizer(edit_json("tokenizer_config.json", chat_template=[{"name": "default", "template": 7}])),
+         with_tokenizer(put("tokenizer_config.json", '{"chat_template": [{"name": "default", "template": 7}]}')),
          r"tokenizer_config\.json: chat_template: expected text, found int"),
-    Case("chat_template.jinja not UTF-8", with_tokenizer(put("chat_template.jinja", b"{{ '\xff' }}")), r"chat_template\.jinja: cannot be read"),
+    Case("chat_template.jinja not UTF-8", with_tokenizer(put("chat_template.jinja", b"{{ '\xff' }}")),
+         r"chat_template\.jinja: cannot be read"),
     *(Case(f"{key} {value!r}", put("generation_config.json", json.dumps({key: value})),
            rf"generation_config\.json: {key}: expected a positive whole number, found {re.escape(repr(value))}$")
       for key in ("gen_length", "block_length") for value in ("a", 0, -1, 1.5, True, [8])),
-    Case("generation_config not JSON", put("generation_config.json", "gen_length: 8"), r"generation_config\.json: not valid JSON"),
-    Case("generation_config a list", put("generation_config.json", "[8]"), r"generation_config\.json: expected a JSON object, found list"),
+    Case("generation_config not JSON", put("generation_config.json", "gen_length: 8"),
+         r"generation_config\.json: not valid JSON"),
+    Case("generation_config a list", put("generation_config.json", "[8]"),
+         r"generation_config\.json: expected a JSON object, found list"),
 ]
 
 
@@ -412,25 +422,37 @@ def test_a_damaged_folder_is_refused_by_name(case: Case, tmp_path: Path) -> None
     assert len(str(error)) < 2000
 
 
-def test_cases_differ() -> None:
-    assert len({case.name for case in CASES}) == len(CASES)
+PLACES: dict[str, Callable[[int, int], int]] = {
+    "nothing left": lambda header, size: 0,
+    "one byte": lambda header, size: 1,
+    "within the length": lambda header, size: 7,
+    "after the length": lambda header, size: 8,
+    "one byte of the header": lambda header, size: 9,
+    "within the header": lambda header, size: 8 + header // 2,
+    "the header but one byte": lambda header, size: 7 + header,
+    "after the header": lambda header, size: 8 + header,
+    "one byte of the data": lambda header, size: 9 + header,
+    "within the data": lambda header, size: (8 + header + size) // 2,
+    "without the last number": lambda header, size: size - 4,
+    "without the last byte": lambda header, size: size - 1,
+}
 
 
-@pytest.mark.parametrize("place", ["0", "1", "7", "8", "9", "8 + header // 2", "7 + header", "8 + header", "9 + header",
-                                   "(8 + header + size) // 2", "size - 4", "size - 1"])
+@pytest.mark.parametrize("place", PLACES)
 def test_truncated_weights(place: str, tmp_path: Path) -> None:
     folder = good(tmp_path / "model")
     path = folder / WEIGHTS
-    size = path.stat().st_size
-    length = eval(place, {"size": size, "header": struct.unpack("<Q", path.read_bytes()[:8])[0]})
+    data = path.read_bytes()
+    length = PLACES[place](header_length(data), len(data))
     os.truncate(path, length)
     error = refusal(folder)
     assert type(error) is ModelFormatError
     assert re.match(re.escape(str(path)) + rf": not a valid safetensors file \({length} bytes\): \S", str(error)), str(error)
 
 
-@pytest.mark.parametrize(("make", "kind"), [(lambda path: None, "nothing"), (Path.touch, "a file"),
-                                            (lambda path: path.symlink_to("nowhere"), "nothing")], ids=["absent", "file", "dangling link"])
+@pytest.mark.parametrize(("make", "kind"), [
+    (lambda path: None, "nothing"), (Path.touch, "a file"), (lambda path: path.symlink_to("nowhere"), "nothing"),
+], ids=["absent", "file", "dangling link"])
 def test_a_folder_that_is_none(make: Callable[[Path], None], kind: str, tmp_path: Path) -> None:
     make(tmp_path / "model")
     error = refusal(tmp_path / "model")
@@ -459,16 +481,28 @@ def test_text_without_a_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_weights_that_are_not_numbers(backend: str, tmp_path: Path) -> None:
     """They load, because every bit pattern is a float, and generation says what is wrong."""
-    damaged = TENSORS | {"model.transformer.ln_f.weight": np.full(32, np.nan, np.float32)}
-    with LLaDAForCausalLM(folders.write(tmp_path, GOOD, damaged), num_threads=1, backend=backend) as model, \
+    embedding = TENSORS["model.transformer.wte.weight"].copy()
+    embedding[5] = np.nan
+    folders.write(tmp_path, GOOD, TENSORS | {"model.transformer.wte.weight": embedding})
+    with LLaDAForCausalLM(tmp_path, num_threads=1, backend=backend) as model, \
             pytest.raises(NonFiniteLogitsError, match=r"prompt 1: .*NaN.*weights are damaged"):
         model.generate([[1, 2, 3], [4, 5]], gen_length=4)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_tokenizer_beyond_the_vocabulary(backend: str, tmp_path: Path) -> None:
+    """512 tokens for an embedding of 64 rows: refused when loading, or when a text has such a token."""
+    folder = good(tmp_path / "model")
+    shutil.copy(DEMO / "tokenizer.json", folder)
+    with pytest.raises(ValueError, match=r"tokenizer\.json.*\b512\b|prompts\[0\].* 0 to 63\b"):
+        LLaDAForCausalLM(folder, num_threads=1, backend=backend).generate("Sort these numbers: 31, 7.", gen_length=4)
 
 
 LOAD_WITH_LITTLE_MEMORY = """
 import resource, sys
 import llada_native
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (256 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
     llada_native.LLaDAForCausalLM(sys.argv[1], num_threads=1)
 except llada_native.LladaError as e:
@@ -488,10 +522,10 @@ def test_a_config_cannot_exhaust_memory(tmp_path: Path) -> None:
 
 def test_a_duplicate_key_is_found_in_linear_time(tmp_path: Path) -> None:
     folder = good(tmp_path / "model")
-    keys = ", ".join(f'"tensor {i}": 0' for i in range(12_000))
-    put(INDEX, f'{{"weight_map": {{{keys}, "tensor 11999": 0}}}}')(folder)
+    keys = ", ".join(f'"tensor {i}": 0' for i in range(20_000))
+    put(INDEX, f'{{"weight_map": {{{keys}, "tensor 19999": 0}}}}')(folder)
     start = time.process_time()
-    assert re.search(r"index\.json: duplicate key 'tensor 11999'", str(refusal(folder)))
+    assert re.search(r"index\.json: duplicate key 'tensor 19999'", str(refusal(folder)))
     assert time.process_time() - start < 1
 
 
@@ -499,7 +533,7 @@ def test_a_good_folder_loads_after_every_failure(tmp_path: Path) -> None:
     for i, case in enumerate(CASES):
         folder = good(tmp_path / str(i))
         case.damage(folder)
-        with pytest.raises(Exception):  # noqa: B017, PT011
+        with suppress(Exception):
             LLaDAForCausalLM(folder, num_threads=1)
         shutil.rmtree(folder)
     assert generates(good(tmp_path / "good"))

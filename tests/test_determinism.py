@@ -15,9 +15,11 @@ LENGTHS = (33, 1, 128, 64, 7)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("size", [{"d_model": 32, "n_heads": 4, "n_kv_heads": 2}, {"d_model": 640, "n_heads": 5, "n_kv_heads": 1, "mlp_hidden_size": 1500}])
+@pytest.mark.parametrize("size", [{"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
+                                  {"d_model": 640, "n_heads": 5, "n_kv_heads": 1, "mlp_hidden_size": 1500}])
 def test_rows_are_bit_identical(isa, dtype, size):
-    model = LLaDAForCausalLM.random(folders.config(embedding_size=300, vocab_size=300, max_sequence_length=256, **size), dtype, isa=isa, num_threads=1)
+    config = folders.config(embedding_size=300, vocab_size=300, max_sequence_length=256, **size)
+    model = LLaDAForCausalLM.random(config, dtype, isa=isa, num_threads=1)
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 300, n) for n in LENGTHS]
     alone = [model.forward(row) for row in rows]

@@ -46,7 +46,7 @@ def test_matches_the_oracle_at_odd_widths(tmp_path, isa, size):
 
 @pytest.mark.parametrize(("n_kv_heads", "tied", "eps"), SHAPES)
 def test_reference_backend_matches_the_oracle(tmp_path, n_kv_heads, tied, eps):
-    config, tensors, model = build(tmp_path, backend="reference", n_kv_heads=n_kv_heads, weight_tying=tied, rms_norm_eps=eps, max_sequence_length=256)
+    config, tensors, model = build(tmp_path, backend="reference", n_kv_heads=n_kv_heads, weight_tying=tied, rms_norm_eps=eps)
     ids = np.random.default_rng(0).integers(0, 60, 33)
     # Both are float64; forward() returns float32.
     assert_close(model.forward(ids), oracle.forward(tensors, config, ids), 2 * np.finfo(np.float32).eps)

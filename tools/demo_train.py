@@ -134,7 +134,7 @@ class Stream:
         while True:
             _, p, a = tasks.sample(self.rng, task=self.rng.choices(self.names, self.weights)[0])
             p = self.tok.encode(chat(p), add_special_tokens=False).ids
-            a = self.tok.encode(a, add_special_tokens=False).ids + [self.c["eot_token_id"]]
+            a = [*self.tok.encode(a, add_special_tokens=False).ids, self.c["eot_token_id"]]
             gen = -(-len(a) // 16) * 16  # half the time the tightest canvas, else any that fits: padding is learned as end-of-text
             if self.rng.random() < 0.5:
                 gen = self.rng.choice([g for g in (16, 32, 48, 64) if g >= len(a)])
