@@ -9,7 +9,7 @@ from llada_native import LLaDAForCausalLM
 
 from .common import DTYPES, LLADA_8B, LongCall, ShortCall, durations
 
-# Two of LLaDA-8B's layers, alike as all of them are. The small vocabulary keeps the embedding and the head out of the memory.
+# All layers of LLaDA-8B cost the same, so two will do. A small vocabulary keeps the embedding and the head out of the memory.
 TWO_LAYERS = replace(LLADA_8B, n_layers=2, vocabulary=512)
 
 

@@ -55,7 +55,7 @@ class Generate(LongCall):
     track_tokens_per_second.unit = "token/s"
 
     def track_fraction_outside_forward(self, batch):
-        """The share of the sampler and of Python. It is largest here: in LLaDA-8B the model's share grows a thousandfold."""
+        """The share of the sampler and of Python. It is largest for a model as small as this."""
         return median(1 - t["forward"] / t["total"] for t in self.timings())
 
     track_fraction_outside_forward.version = "1"

@@ -6,6 +6,8 @@ truncation. This module adds what only the configuration knows: which tensors th
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +57,8 @@ def read_json(path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = dict(pairs)
         if len(seen) != len(pairs):
-            keys = [k for k, _ in pairs]
-            raise ModelFormatError(f"{path}: duplicate key {next(k for k in keys if keys.count(k) > 1)!r}")
+            twice = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
+            raise ModelFormatError(f"{path}: duplicate key {twice!r}")
         return seen
 
     try:
@@ -100,8 +102,8 @@ class Checkpoint:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not self.folder.is_dir():
-            kind = "a file" if self.folder.exists() else "nothing"
+        if not os.path.isdir(self.folder):  # unlike Path.is_dir, False for names that no file can have
+            kind = "a file" if os.path.exists(self.folder) else "nothing"
             raise ModelFormatError(f"{self.folder}: expected a checkpoint folder, found {kind}")
         self.config = ModelConfig.from_dict(read_json(self._file("config.json")), str(self.folder / "config.json"))
         self.specs = {tensor_name(s): s for s in tensor_specs(self.config)}
@@ -110,7 +112,7 @@ class Checkpoint:
 
     def _file(self, name: str) -> Path:
         path = self.folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ModelFormatError(f"{path}: no such file")
         return path
 

@@ -1,7 +1,6 @@
 """config.json -> a validated `ModelConfig`. Unknown or unsupported things are refused by name, never guessed."""
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,8 @@ FIXED_OPTIONS: dict[str, tuple[Any, ...]] = {
 # Of those, the ones whose absence would silently mean another value: the defaults of the class are GPT-2's.
 REQUIRED_OPTIONS = ("block_type", "layer_norm_type", "activation_type", "rope")
 LARGEST_DIMENSION = 1 << 24
+LARGEST_LAYERS = 1 << 12
+LARGEST_NUMBER = 1e30
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class _Reader:
         if n_heads % n_kv_heads:
             raise self.wrong("n_kv_heads", f"a divisor of n_heads ({n_heads})", n_kv_heads)
         return ModelConfig(
-            n_layers=self.integer("n_layers"),
+            n_layers=self.integer("n_layers", largest=LARGEST_LAYERS),
             d_model=d_model,
             n_heads=n_heads,
             n_kv_heads=n_kv_heads,
@@ -157,21 +158,21 @@ class _Reader:
             return self.integer("n_kv_heads")
         return 1 if self.config.get("multi_query_attention") else n_heads
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None, largest: int = LARGEST_DIMENSION) -> int:
         value = self.config.get(key)
         if value is None and default is not None:
             return default
         if key not in self.config:
             raise self.missing(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_DIMENSION:
-            raise self.wrong(key, f"a whole number from 1 to {LARGEST_DIMENSION}", value)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+            raise self.wrong(key, f"a whole number from 1 to {largest}", value)
         return value
 
     def positive(self, key: str) -> float:
         if key not in self.config:
             raise self.missing(key)
         value = self.config[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_NUMBER:
             raise self.wrong(key, "a positive finite number", value)
         return float(value)
 

@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from . import _native
+from . import _native, checks
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -17,13 +17,13 @@ def default_threads() -> int:
     Raises
     ------
     ValueError
-        LLADA_NUM_THREADS is not a positive whole number.
+        LLADA_NUM_THREADS is not a whole number from 1 to 1024.
     """
     wanted = os.environ.get("LLADA_NUM_THREADS")
     if wanted:
-        if not wanted.isdecimal() or int(wanted) < 1:
-            raise ValueError(f"LLADA_NUM_THREADS: expected a positive whole number, found {wanted!r}")
-        return int(wanted)
+        if not wanted.isdecimal():
+            raise ValueError(f"LLADA_NUM_THREADS: expected a whole number, found {wanted!r}")
+        return checks.threads("LLADA_NUM_THREADS", int(wanted))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _cgroup_cores() or cores))
 

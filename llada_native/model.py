@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _native
+from . import _native, checks
 from .backend import Backend, TensorSource
 from .checkpoint import Checkpoint, RandomWeights, read_json
 from .config import ModelConfig
 from .decoding import VOCABULARY_TILE, Denoising, random_streams
 from .errors import GenerationCancelled, ModelFormatError, ModelMemoryError
 from .machine import available_memory, default_threads
-from .options import OPTION_NAMES, GenerationOptions, unknown_argument
+from .options import GenerationOptions
 from .progress import print_step
 from .prompts import encode_prompts, id_rows, token_rows
 from .result import GenerationResult, IntArray, Step
@@ -27,6 +27,7 @@ BACKENDS = ("native", "reference")
 DEMO = Path(__file__).parent / "demo"
 EOT = "<|eot_id|>"
 GIB = 1 << 30
+LARGEST_SEED = (1 << 128) - 1
 
 
 class LLaDAForCausalLM:
@@ -62,11 +63,17 @@ class LLaDAForCausalLM:
 
     def __init__(self, model_dir_path: str | Path | None = None, *, dtype: str = "auto", backend: str = "native",
                  num_threads: int | None = None, isa: str | None = None) -> None:
+        if model_dir_path is not None and not isinstance(model_dir_path, str | Path):
+            raise TypeError(f"model_dir_path: expected a folder's path, found {model_dir_path!r}")
+        _check_engine(dtype, backend, num_threads, isa)
         folder = Path(model_dir_path) if model_dir_path is not None else DEMO
         source = Checkpoint(folder)
         if dtype == "auto":
             dtype = "bfloat16" if set(source.dtypes.values()) == {"bfloat16"} else "float32"
         tokenizer = Tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+        if tokenizer is not None and tokenizer.vocab_size > source.config.vocabulary:
+            raise ModelFormatError(f"{tokenizer.path}: expected at most {source.config.vocabulary} tokens (rows of the embedding), "
+                                   f"found {tokenizer.vocab_size}")
         self._set_up(source, tokenizer, dtype, backend, num_threads, isa)
         self._defaults = _generation_defaults(folder, source.config, tokenizer)
         self._recipe: tuple[Any, ...] = ("from_pretrained", model_dir_path)
@@ -89,10 +96,12 @@ class LLaDAForCausalLM:
         seed : int
             Of the weights; they do not depend on dtype, threads or instruction set.
         """
-        if dtype == "auto":
-            raise ValueError("dtype: expected 'float32' or 'bfloat16' for random weights, found 'auto'")
+        checks.one_of("dtype", dtype, DTYPES[1:])
+        checks.whole_number("seed", seed, 0, LARGEST_SEED)
         if isinstance(config, dict):
             config = ModelConfig.from_dict(config, "config")
+        elif not isinstance(config, ModelConfig):
+            raise TypeError(f"config: expected a ModelConfig or a dict, found {config!r}")
         model = cls.__new__(cls)
         model._set_up(RandomWeights(config, seed), None, dtype, backend, num_threads, isa)
         model._defaults = _token_defaults(config, None, None)
@@ -101,10 +110,7 @@ class LLaDAForCausalLM:
 
     def _set_up(self, source: TensorSource, tokenizer: Tokenizer | None, dtype: str, backend: str, num_threads: int | None,
                 isa: str | None) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
-        if backend not in BACKENDS:
-            raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend!r}")
+        _check_engine(dtype, backend, num_threads, isa)
         self.config: ModelConfig = source.config
         self.tokenizer = tokenizer
         self.dtype = dtype if backend == "native" else "float64"
@@ -182,9 +188,6 @@ class LLaDAForCausalLM:
         return steps()
 
     def _denoising(self, prompts: Any, attention_mask: Any, chat: bool | str, seed: Any, options: dict[str, Any]) -> Denoising:
-        for key in options:
-            if key in ("prompt", "callbacks", "progress"):
-                raise unknown_argument(key, ("prompts", "callback", "verbose"))
         resolved = GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
         encoded = encode_prompts(prompts, attention_mask, chat, self.tokenizer, self.config.vocabulary)
         longest = max(len(ids) for ids in encoded) + resolved.gen_length
@@ -239,7 +242,7 @@ class LLaDAForCausalLM:
             [length, vocabulary], [batch, length, vocabulary], or a list of [length, vocabulary].
         """
         rows = id_rows(input_ids, "input_ids")
-        kept = token_rows(rows, attention_mask, self.config.vocabulary)
+        kept = token_rows(rows, attention_mask, self.config.vocabulary, "input_ids")
         if any(len(r) == 0 for r in kept) or not kept:
             raise ValueError("input_ids: expected at least one token in every row, found none")
         longest = max(len(r) for r in kept)
@@ -296,6 +299,7 @@ class LLaDAForCausalLM:
 
     @num_threads.setter
     def num_threads(self, threads: int) -> None:
+        checks.threads("num_threads", threads)
         if isinstance(self._backend, _native.NativeModel):
             self._backend.num_threads = threads
 
@@ -342,6 +346,15 @@ def generate(prompts: Any, model: LLaDAForCausalLM | str | Path | None = None, *
         return loaded.generate(prompts, **arguments)
 
 
+def _check_engine(dtype: object, backend: object, num_threads: object, isa: object) -> None:
+    checks.one_of("dtype", dtype, DTYPES)
+    checks.one_of("backend", backend, BACKENDS)
+    if num_threads is not None:
+        checks.threads("num_threads", num_threads)
+    if isa is not None:
+        checks.one_of("isa", isa, _native.isas())
+
+
 def _load_native(source: TensorSource, dtype: str, threads: int, isa: str) -> _native.NativeModel:
     need = source.config.matrices() * (4 if dtype == "float32" else 2)
     have = available_memory()
@@ -378,23 +391,22 @@ def _token_defaults(config: ModelConfig, tokenizer: Tokenizer | None, folder: Pa
         eot = tokenizer.token_id(EOT)
     elif eot is None and folder is not None:
         eot = special_token_id(folder, EOT)
+        if eot is not None and eot >= config.vocabulary:
+            raise ModelFormatError(f"{folder / 'tokenizer_config.json'}: {EOT}: expected a token id from 0 to {config.vocabulary - 1}, "
+                                   f"found {eot}")
     return {"mask_id": config.mask_token_id, "eos_id": config.eos_token_id, "eot_id": eot}
 
 
 def _checked_seed(seed: Any, prompts: int) -> int | list[int] | None:
     if seed is None:
         return None
-    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
-        if seed < 0:
-            raise ValueError(f"seed: expected 0 or more, found {seed}")
-        return int(seed)
-    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
-        seeds = [_checked_seed(s, 0) for s in seed]
-        if len(seeds) != prompts:
-            raise ValueError(f"seed: expected one for each of {prompts} prompts, found {len(seeds)}")
-        if all(isinstance(s, int) for s in seeds):
-            return seeds  # type: ignore[return-value]
-    raise TypeError(f"seed: expected a whole number or one a prompt, found {seed!r}")
+    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str) and np.ndim(seed) == 1:
+        if len(seed) != prompts:
+            raise ValueError(f"seed: expected one for each of {prompts} prompts, found {len(seed)}")
+        return [checks.whole_number(f"seed[{i}]", s, 0, LARGEST_SEED) for i, s in enumerate(seed)]
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"seed: expected a whole number or one a prompt, found {seed!r}")
+    return checks.whole_number("seed", seed, 0, LARGEST_SEED)
 
 
 def _scatter(part: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -417,5 +429,3 @@ def _load_again(cls: type[LLaDAForCausalLM], kind: str, place: list[Any], argume
         place[0], arguments["dtype"], place[1], **{k: v for k, v in arguments.items() if k != "dtype"})
     return model
 
-
-__all__ = ["OPTION_NAMES", "LLaDAForCausalLM", "generate"]

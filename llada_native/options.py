@@ -1,13 +1,12 @@
 """The arguments of a generation, named, typed and checked once."""
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import numpy as np
+from . import checks
 
 ALIASES = {"steps": "max_steps", "temperature_": "temperature", "max_new_tokens": "gen_length", "mask_token_id": "mask_id",
            "eos_token_id": "eos_id", "eot_token_id": "eot_id"}
@@ -98,43 +97,44 @@ class GenerationOptions:
             A value out of range, or lengths that do not divide.
         """
         values = _named(given)
-        gen_length = _integer("gen_length", values.get("gen_length"), defaults.get("gen_length", DEFAULT_GEN_LENGTH), low=1)
+        gen_length = checks.whole_number("gen_length", values.get("gen_length", defaults.get("gen_length", DEFAULT_GEN_LENGTH)))
         block_default = math.gcd(gen_length, defaults.get("block_length", DEFAULT_BLOCK_LENGTH))
-        block_length = _integer("block_length", values.get("block_length"), block_default, low=1)
+        block_length = checks.whole_number("block_length", values.get("block_length", block_default))
         if gen_length % block_length:
             raise ValueError(f"block_length: expected a divisor of gen_length ({gen_length}), found {block_length}; "
                              f"{_nearest_divisors(gen_length, block_length)} would do")
         blocks = gen_length // block_length
-        max_steps = _integer("max_steps", values.get("max_steps"), gen_length, low=1)
+        max_steps = checks.whole_number("max_steps", values.get("max_steps", gen_length))
         if max_steps % blocks:
             down, up = max_steps // blocks * blocks, (max_steps // blocks + 1) * blocks
             would = f"{down} or {up}" if down else str(up)
             raise ValueError(f"max_steps: expected a multiple of the number of blocks ({blocks} = gen_length {gen_length} / block_length "
                              f"{block_length}), found {max_steps}; {would} would do")
-        remasking = values.get("remasking", "low_confidence")
-        if remasking not in REMASKING:
-            raise ValueError(f"remasking: expected one of {', '.join(map(repr, REMASKING))}, found {remasking!r}")
+        remasking = checks.one_of("remasking", values.get("remasking", "low_confidence"), REMASKING)
         flag = values.get("confidence_eos_eot_inf", False)
-        if flag != "compat":
-            flag = _boolean("confidence_eos_eot_inf", flag)
-        mask_id = _token("mask_id", values.get("mask_id", defaults.get("mask_id")), vocabulary)
-        if mask_id is None:
+        if not (isinstance(flag, str) and flag == "compat"):
+            flag = checks.boolean("confidence_eos_eot_inf", flag)
+        ids = {name: None if value is None else checks.token_id(name, value, vocabulary)
+               for name in ("mask_id", "eos_id", "eot_id") for value in [values.get(name, defaults.get(name))]}
+        if ids["mask_id"] is None:
             raise ValueError("mask_id: the checkpoint names no mask token, so it must be given")
         return cls(
             max_steps=max_steps,
             gen_length=gen_length,
             block_length=block_length,
-            temperature=_real("temperature", values.get("temperature", 0.0)),
-            cfg_scale=_real("cfg_scale", values.get("cfg_scale", 0.0)),
-            remasking=remasking,
-            mask_id=mask_id,
-            eos_id=_token("eos_id", values.get("eos_id", defaults.get("eos_id")), vocabulary),
-            eot_id=_token("eot_id", values.get("eot_id", defaults.get("eot_id")), vocabulary),
-            logits_eos_inf=_boolean("logits_eos_inf", values.get("logits_eos_inf", False)),
+            temperature=checks.scale("temperature", values.get("temperature", 0.0)),
+            cfg_scale=checks.scale("cfg_scale", values.get("cfg_scale", 0.0)),
+            remasking=remasking,  # type: ignore[arg-type]
+            mask_id=ids["mask_id"],
+            eos_id=ids["eos_id"],
+            eot_id=ids["eot_id"],
+            logits_eos_inf=checks.boolean("logits_eos_inf", values.get("logits_eos_inf", False)),
             confidence_eos_eot_inf=flag,
         )
 
 
+# What `LLaDAForCausalLM.generate` takes beside options.
+CALL_NAMES = ("prompts", "attention_mask", "chat", "seed", "callback", "verbose")
 OPTION_NAMES = tuple(f.name for f in fields(GenerationOptions))
 
 
@@ -144,51 +144,11 @@ def _named(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         name = ALIASES.get(key, key)
         if name not in OPTION_NAMES:
-            raise unknown_argument(key)
+            raise checks.unknown_argument(key, (*OPTION_NAMES, *ALIASES, *CALL_NAMES))
         if name in values:
             raise TypeError(f"{name}: given twice, also as {key!r}")
         values[name] = value
     return {name: value for name, value in values.items() if value is not None}
-
-
-def unknown_argument(key: str, others: tuple[str, ...] = ()) -> TypeError:
-    known = [*OPTION_NAMES, *ALIASES, *others]
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-    return TypeError(f"unknown argument {key!r}: did you mean {nearest!r}?")
-
-
-def _integer(name: str, value: object, default: int, low: int) -> int:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected a whole number, found {value!r}")
-    if not low <= value <= 1 << 24:
-        raise ValueError(f"{name}: expected {low} to {1 << 24}, found {value}")
-    return int(value)
-
-
-def _real(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name}: expected a number, found {value!r}")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name}: expected a finite number of at least 0, found {value}")
-    return float(value)
-
-
-def _boolean(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, found {value!r}")
-    return value
-
-
-def _token(name: str, value: object, vocabulary: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected a token id, found {value!r}")
-    if not 0 <= value < vocabulary:
-        raise ValueError(f"{name}: expected a token id from 0 to {vocabulary - 1}, found {value}")
-    return int(value)
 
 
 def _nearest_divisors(n: int, wanted: int) -> str:

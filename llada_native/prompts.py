@@ -29,8 +29,8 @@ def encode_prompts(prompts: Any, attention_mask: Any, chat: bool | str, tokenize
     ValueError
         An empty prompt, ids outside the vocabulary, a mask that does not fit, or text where there is no tokenizer.
     """
-    if chat not in ("auto", True, False):
-        raise ValueError(f"chat: expected 'auto', True or False, found {chat!r}")
+    if not (isinstance(chat, bool) or (isinstance(chat, str) and chat == "auto")):
+        raise (ValueError if isinstance(chat, str) else TypeError)(f"chat: expected 'auto', True or False, found {chat!r}")
     items = _items(prompts)
     if not items:
         raise ValueError("prompts: expected at least one, found none")
@@ -65,23 +65,26 @@ def _items(prompts: Any) -> list[Any]:
 
 
 def id_rows(ids: Any, name: str) -> list[IntArray]:
-    """One integer array a request, from one or two dimensions or a list of arrays."""
-    if isinstance(ids, Sequence) and not isinstance(ids, str) and any(np.ndim(row) == 1 for row in ids):
-        rows = [np.asarray(row) for row in ids]
-        if any(row.ndim != 1 for row in rows):
-            raise TypeError(f"{name}: expected rows of token ids, found a mixture")
-    else:
-        array = np.asarray(ids)
-        if array.ndim not in (1, 2):
-            raise TypeError(f"{name}: expected text, messages or token ids in one or two dimensions, found {type(ids).__name__}")
-        rows = [array] if array.ndim == 1 else list(array)
+    """One integer array a request, from one or two dimensions or a list of arrays of any lengths."""
+    kinds = "whole numbers in one or two dimensions" if name == "attention_mask" else "token ids in one or two dimensions"
+    if name == "prompts":
+        kinds = f"text, messages or {kinds}"
+    try:
+        ragged = isinstance(ids, Sequence) and not isinstance(ids, str | bytes) and any(np.ndim(row) == 1 for row in ids)
+        rows = [np.asarray(row) for row in ids] if ragged else [np.asarray(ids)]
+    except ValueError as e:  # NumPy: nested sequences of unequal lengths
+        raise TypeError(f"{name}: expected {kinds}, found a ragged nest") from e
+    if not ragged and rows[0].ndim == 2:
+        rows = list(rows[0])
     for row in rows:
+        if row.ndim != 1:
+            raise TypeError(f"{name}: expected {kinds}, found {type(ids).__name__}")
         if row.size and not np.issubdtype(row.dtype, np.integer):
-            raise TypeError(f"{name}: expected whole numbers, found dtype {row.dtype}")
+            raise TypeError(f"{name}: expected {kinds}, found dtype {row.dtype}")
     return rows
 
 
-def token_rows(rows: list[Any], attention_mask: Any, vocabulary: int) -> list[IntArray]:
+def token_rows(rows: list[Any], attention_mask: Any, vocabulary: int, name: str = "prompts") -> list[IntArray]:
     """Checked int32 rows without the positions that the mask drops."""
     if attention_mask is not None:
         mask = id_rows(attention_mask, "attention_mask")
@@ -95,7 +98,7 @@ def token_rows(rows: list[Any], attention_mask: Any, vocabulary: int) -> list[In
     for i, row in enumerate(rows):
         wrong = row[(row < 0) | (row >= vocabulary)]
         if wrong.size:
-            raise ValueError(f"prompts[{i}]: expected token ids from 0 to {vocabulary - 1}, found {wrong[0]}")
+            raise ValueError(f"{name}[{i}]: expected token ids from 0 to {vocabulary - 1}, found {wrong[0]}")
     return [np.ascontiguousarray(r, np.int32) for r in rows]
 
 

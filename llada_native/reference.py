@@ -32,7 +32,12 @@ class ReferenceModel:
     def weight(self, role: str, layer: int = -1) -> Array:
         return self.weights[role, layer].astype(np.float64)
 
+    def _open(self) -> None:
+        if not self.weights:
+            raise ValueError("the model is closed")
+
     def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32]) -> Array:
+        self._open()
         ends = np.cumsum(lengths)
         out = [self._request(tokens[end - n:end]) for n, end in zip(lengths, ends, strict=True)]
         return np.concatenate(out)[rows]
@@ -61,6 +66,7 @@ class ReferenceModel:
 
     @property
     def weight_bytes(self) -> int:
+        self._open()
         return sum(self.weights[s.role, s.layer].nbytes for s in tensor_specs(self.config))
 
 

@@ -52,7 +52,11 @@ const KernelTable& kernels_for(const std::string& isa) {
 
 std::string active_isa() {
   if (const char* forced = std::getenv("LLADA_ISA")) {
-    if (*forced) return kernels_for(forced).name;
+    try {
+      if (*forced) return kernels_for(forced).name;
+    } catch (const std::invalid_argument& e) {
+      throw std::invalid_argument(std::string("LLADA_ISA: ") + e.what());
+    }
   }
   std::string fastest;
   for (const Build& b : builds())

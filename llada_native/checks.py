@@ -1,0 +1,60 @@
+"""Argument checks: each returns the value in its plain type, or says the name, what was expected and what was found."""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import numpy as np
+
+LARGEST_COUNT = 1 << 24
+LARGEST_SCALE = 1e30
+LARGEST_THREADS = 1024
+
+
+def whole_number(name: str, value: object, low: int = 1, high: int = LARGEST_COUNT) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected a whole number, found {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected {low} to {high}, found {value}")
+    return int(value)
+
+
+def scale(name: str, value: object) -> float:
+    """A finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name}: expected a number, found {value!r}")
+    if not 0 <= value <= LARGEST_SCALE:
+        raise ValueError(f"{name}: expected a finite number of at least 0, found {value}")
+    return float(value)
+
+
+def boolean(name: str, value: object) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, found {value!r}")
+    return bool(value)
+
+
+def one_of(name: str, value: object, choices: Iterable[str]) -> str:
+    allowed = list(choices)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected one of {', '.join(map(repr, allowed))}, found {value!r}")
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, found {value!r}")
+    return value
+
+
+def token_id(name: str, value: object, vocabulary: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected a token id, found {value!r}")
+    if not 0 <= value < vocabulary:
+        raise ValueError(f"{name}: expected a token id from 0 to {vocabulary - 1}, found {value}")
+    return int(value)
+
+
+def threads(name: str, value: object) -> int:
+    return whole_number(name, value, 1, LARGEST_THREADS)
+
+
+def unknown_argument(key: str, known: Iterable[str]) -> TypeError:
+    nearest = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)[0]
+    return TypeError(f"unknown argument {key!r}: did you mean {nearest!r}?")
