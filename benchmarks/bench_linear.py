@@ -89,7 +89,7 @@ class LinearError(LongCall):
         self.x, self.out = input_and_output(shape, self.rows)
 
     def track_error(self, isa, dtype, shape):
-        """Largest error against float64, over the largest output. The weights are as held: their rounding to bfloat16 is not in it."""
+        """Largest error against float64, over the largest output. The weights are as held: rounding to bfloat16 is left out."""
         self.layer(self.x, self.out)
         held = random_weight(shape)[-self.columns:].astype(dtype).astype(np.float64)
         exact = self.x.astype(np.float64) @ held.T

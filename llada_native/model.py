@@ -162,6 +162,8 @@ class LLaDAForCausalLM:
         GenerationCancelled
             Another thread closed the model.
         """
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback: expected a function of a Step, found {callback!r}")
         run = self._denoising(prompts, attention_mask, chat, seed, options)
         cancelled = False
         with _interruptible():
@@ -193,7 +195,7 @@ class LLaDAForCausalLM:
         longest = max(len(ids) for ids in encoded) + resolved.gen_length
         if longest > self.config.max_sequence_length:
             raise ValueError(f"prompts: expected prompt and answer within max_sequence_length ({self.config.max_sequence_length} tokens), "
-                             f"found {longest - resolved.gen_length} + {resolved.gen_length}")
+                             f"found a prompt of {longest - resolved.gen_length} and gen_length {resolved.gen_length}")
         streams = random_streams(_checked_seed(seed, len(encoded)), len(encoded))
         return Denoising(self._backend, encoded, resolved, streams, lambda canvas: self._text(canvas, resolved))
 
@@ -253,12 +255,9 @@ class LLaDAForCausalLM:
         if attention_mask is not None:
             masks = [m.astype(bool) for m in id_rows(attention_mask, "attention_mask")]
             logits = [_scatter(part, mask) for part, mask in zip(logits, masks, strict=True)]
-        depth = np.ndim(input_ids) if not isinstance(input_ids, list | tuple) else (2 if any(np.ndim(r) for r in input_ids) else 1)
-        if depth == 1:
+        if np.ndim(input_ids[0]) == 0:
             return logits[0]
-        if isinstance(input_ids, np.ndarray) or len({len(r) for r in rows}) == 1:
-            return np.stack(logits)
-        return logits
+        return np.stack(logits) if len({len(part) for part in logits}) == 1 else logits
 
     def forward_logits_batch(self, input_ids: Any, attention_mask: Any = None) -> NDArray[np.float32]:
         """Logits float32 [batch, length, vocabulary] of a two-dimensional batch; dropped positions are 0.
@@ -268,10 +267,10 @@ class LLaDAForCausalLM:
         ValueError
             input_ids is not two-dimensional, or the mask does not fit it.
         """
-        ids = np.asarray(input_ids)
-        if ids.ndim != 2:
-            raise ValueError(f"input_ids: expected two dimensions [batch, length], found {ids.ndim}")
-        return np.asarray(self.forward(ids, attention_mask))
+        rows = id_rows(input_ids, "input_ids")
+        if len({len(row) for row in rows}) != 1 or np.ndim(next(iter(input_ids))) != 1:
+            raise ValueError("input_ids: expected two dimensions [batch, length]")
+        return np.asarray(self.forward(np.stack(rows), attention_mask))
 
     def _logits(self, requests: list[IntArray]) -> list[NDArray[np.float32]]:
         tokens = np.concatenate(requests)

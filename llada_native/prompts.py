@@ -94,6 +94,9 @@ def token_rows(rows: list[Any], attention_mask: Any, vocabulary: int, name: str 
         for m in mask:
             if not np.isin(m, (0, 1)).all():
                 raise ValueError("attention_mask: expected only 0 and 1")
+        for i, m in enumerate(mask):
+            if not m.any():
+                raise ValueError(f"attention_mask: expected a 1 in every row, found none for {name}[{i}]")
         rows = [r[m.astype(bool)] for r, m in zip(rows, mask, strict=True)]
     for i, row in enumerate(rows):
         wrong = row[(row < 0) | (row >= vocabulary)]

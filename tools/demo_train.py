@@ -5,7 +5,7 @@ arguments: the number of steps sets the learning-rate schedule and the seed sets
 itself never needs torch; this script does (``pip install torch tokenizers safetensors``).
 
     python tools/demo_train.py OUT --steps 20000
-    python tools/demo_train.py OUT --init CHECKPOINT --steps 8000 --seed 1 --peak 0.5
+    python tools/demo_train.py OUT --init tools/demo_start --steps 14000 --seed 1 --bfloat16    # the weights of the package
 """
 import argparse
 import contextlib
