@@ -5,6 +5,11 @@
 7, 12, 31, 52
 """
 import logging
+from importlib.util import find_spec
+
+if find_spec("llada_native._native") is None:
+    raise ImportError(f"llada_native at {__path__[0]} is the source folder, without its extension modules: work in another folder to use "
+                      "the installed package, or build them in place with 'make build'")
 
 from .config import ModelConfig
 from .errors import (

@@ -218,8 +218,10 @@ CONFIG_VALUES = [
     *(Case(f"{key} {kind}", edit(**{key: value}), found(key, repr(value), r"a whole number from 1 to \d+"))
       for key in DIMENSIONS for kind, value in NOT_DIMENSIONS.items()),
     *(Case(f"{key} null", edit(**{key: None}), found(key, "None")) for key in ("n_layers", "d_model", "n_heads", "vocab_size")),
-    *(Case(f"{key} {kind}", literal(key, text), rf"config\.json: {key}: expected a positive finite number, found ")
+    *(Case(f"{key} {kind}", literal(key, text), rf"config\.json: {key}: expected \S.*, found ")
       for key in ("rms_norm_eps", "rope_theta") for kind, text in NOT_POSITIVE.items()),
+    *(Case(f"{key} 1e300", literal(key, "1e300"), rf"config\.json: {key}: expected (?!a positive finite number,).*found 1e\+300$")
+      for key in ("rms_norm_eps", "rope_theta")),
     *(Case(f"weight_tying {value!r}", edit(weight_tying=value), found("weight_tying", repr(value), "true or false"))
       for value in (0, "false", None)),
     *(Case(f"{key} {value!r}", edit(**{key: value}), found(key, repr(value), "a token id from 0 to 63"))

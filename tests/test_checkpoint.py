@@ -70,7 +70,7 @@ def test_memory_of_two_layers_at_full_width(tmp_path):
     """Resident memory within 10 % of the weights plus a workspace without a rows x vocabulary array, peak included."""
     script = tmp_path / "memory.py"
     script.write_text(MEMORY_SCRIPT)
-    run = subprocess.run([sys.executable, script, FOLDER / "config.json"], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, script, FOLDER / "config.json"], capture_output=True, text=True, check=True, cwd=tmp_path)
     m = json.loads(run.stdout)
     print(m)
     assert m["forwards"] == 2

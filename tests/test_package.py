@@ -13,16 +13,16 @@ import llada_native
 from llada_native import cli
 
 ROOT = Path(__file__).parent.parent
+ELSEWHERE = Path(__file__).parent  # not the root, whose sources would hide the installed package
 PROMPT = "Sort these numbers: 31, 7, 52, 12."
 
 
 def python(code, **environment):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ELSEWHERE, env={**os.environ, **environment})
 
 
-def command(*arguments, stdin=None):
-    return subprocess.run([sys.executable, "-m", "llada_native", *arguments], capture_output=True, text=True,
-                          input=stdin if stdin is not None else "")
+def command(*arguments, stdin=""):
+    return subprocess.run([sys.executable, "-m", "llada_native", *arguments], capture_output=True, text=True, cwd=ELSEWHERE, input=stdin)
 
 
 def test_import_is_light():
@@ -100,7 +100,7 @@ def test_command_errors_are_one_line(arguments, code, message):
 
 def test_command_survives_a_reader_that_leaves():
     run = subprocess.run(f"{sys.executable} -m llada_native info | head -1; exit ${{PIPESTATUS[0]}}", shell=True, executable="/bin/bash",
-                         capture_output=True, text=True)
+                         cwd=ELSEWHERE, capture_output=True, text=True)
     assert run.stdout.startswith("version") and "Traceback" not in run.stderr and "Exception" not in run.stderr
 
 
