@@ -29,6 +29,8 @@ ISAS = {
                ["/arch:AVX512"], True),
 }
 INCLUDE = ["include", "src_cpp"]
+# What the linked module depends on: a change in any of them links it anew.
+SOURCES = glob("src_cpp/**/*.cpp", recursive=True)
 HEADERS = glob("include/llada/*.h") + glob("src_cpp/**/*.h", recursive=True)
 
 
@@ -74,7 +76,7 @@ def extensions():
     return cythonize(
         [Extension("llada_native._native", ["llada_native/_native.pyx"], language="c++", include_dirs=INCLUDE, libraries=names,
                    extra_compile_args=[*CFLAGS, *([] if MSVC else ["-Wno-unused-parameter", "-Wno-cast-function-type"])],
-                   extra_link_args=EXTRA, depends=HEADERS),
+                   extra_link_args=EXTRA, depends=HEADERS + SOURCES),
          Extension("llada_native._sampler", ["llada_native/_sampler.pyx"], include_dirs=[numpy.get_include()], define_macros=macros,
                    extra_compile_args=c_flags, extra_link_args=EXTRA)],
         build_dir="build/cython",

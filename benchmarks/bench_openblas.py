@@ -11,7 +11,7 @@ import numpy as np
 
 from llada_native import _native, cpu_info
 
-from .common import ROWS, SHAPES, LongCall, input_and_output, random_weight
+from .common import ROWS, SHAPES, LongCall, input_and_output, random_weight, warm_up
 
 PAIRS = 5
 PAUSE = 0.1  # seconds: a BLAS's idle threads spin for tens of milliseconds, on the cores of whoever comes next
@@ -23,7 +23,9 @@ def packed(shape):
 
 
 def seconds(call):
+    """Of one call, the rival's threads asleep and its own awake."""
     time.sleep(PAUSE)
+    warm_up(call)
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -54,8 +56,6 @@ class Matmul(LongCall):
         def ours():
             layer(self.x, self.out, threads)
 
-        self.theirs()
-        ours()
         pairs = [(seconds(self.theirs), seconds(ours)) for _ in range(PAIRS)]
         return median(theirs for theirs, _ in pairs) / median(ours for _, ours in pairs)
 

@@ -23,6 +23,9 @@ ROWS = (1, 8, 32, 64, 160, 512)
 DTYPES = ("float32", "bfloat16")
 ISAS = tuple(cpu_info()["isas"])
 THREADS = (1, "all")
+# Seconds of calls that are not counted. A sleeping worker may be woken on the caller's core, where it waits some milliseconds to
+# be moved to a free one; in a forward pass, whose layers follow each other, it is awake.
+WARMUP = 0.1
 
 
 class ShortCall:
@@ -34,7 +37,7 @@ class ShortCall:
 
     number = 1
     repeat = (20, 200, 5.0)
-    warmup_time = 0.1
+    warmup_time = WARMUP
     timeout = 600
 
 
@@ -61,9 +64,17 @@ def thread_count(threads: int | str) -> int:
     return cores
 
 
-def durations(call: Callable[[], object], least: int = 3, most: int = 15, limit: float = 2.0) -> list[float]:
-    """Seconds of each call, after one that is not counted: `least` of them, then more until `most` or `limit` seconds."""
+def warm_up(call: Callable[[], object]) -> None:
+    """At least one call, and calls for WARMUP seconds."""
+    end = time.perf_counter() + WARMUP
     call()
+    while time.perf_counter() < end:
+        call()
+
+
+def durations(call: Callable[[], object], least: int = 3, most: int = 15, limit: float = 2.0) -> list[float]:
+    """Seconds of each call once warm: `least` of them, then more until `most` or `limit` seconds."""
+    warm_up(call)
     seconds: list[float] = []
     end = time.perf_counter() + limit
     while len(seconds) < least or (len(seconds) < most and time.perf_counter() < end):

@@ -20,12 +20,13 @@ def whole_number(name: str, value: object, low: int = 1, high: int = LARGEST_COU
 
 
 def scale(name: str, value: object) -> float:
-    """A finite number of at least 0."""
+    """A number of at least 0; infinity and NaN are none."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name}: expected a number, found {value!r}")
-    if not 0 <= value <= LARGEST_SCALE:
-        raise ValueError(f"{name}: expected a finite number of at least 0, found {value}")
-    return float(value)
+    number = value if isinstance(value, int) else float(value)  # a float16 cannot be compared with the limit
+    if not 0 <= number <= LARGEST_SCALE:
+        raise ValueError(f"{name}: expected a number from 0 to {LARGEST_SCALE:g}, found {value}")
+    return float(number)
 
 
 def boolean(name: str, value: object) -> bool:

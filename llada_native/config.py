@@ -173,7 +173,7 @@ class _Reader:
             raise self.missing(key)
         value = self.config[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_NUMBER:
-            raise self.wrong(key, "a positive finite number", value)
+            raise self.wrong(key, f"a number above 0 and up to {LARGEST_NUMBER:g}", value)
         return float(value)
 
     def boolean(self, key: str) -> bool:

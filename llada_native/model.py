@@ -71,9 +71,9 @@ class LLaDAForCausalLM:
         if dtype == "auto":
             dtype = "bfloat16" if set(source.dtypes.values()) == {"bfloat16"} else "float32"
         tokenizer = Tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
-        if tokenizer is not None and tokenizer.vocab_size > source.config.vocabulary:
-            raise ModelFormatError(f"{tokenizer.path}: expected at most {source.config.vocabulary} tokens (rows of the embedding), "
-                                   f"found {tokenizer.vocab_size}")
+        if tokenizer is not None and tokenizer.largest_id >= source.config.vocabulary:
+            raise ModelFormatError(f"{tokenizer.path}: expected token ids below {source.config.vocabulary} (rows of the embedding), "
+                                   f"found {tokenizer.largest_id}")
         self._set_up(source, tokenizer, dtype, backend, num_threads, isa)
         self._defaults = _generation_defaults(folder, source.config, tokenizer)
         self._recipe: tuple[Any, ...] = ("from_pretrained", model_dir_path)
@@ -268,8 +268,9 @@ class LLaDAForCausalLM:
             input_ids is not two-dimensional, or the mask does not fit it.
         """
         rows = id_rows(input_ids, "input_ids")
-        if len({len(row) for row in rows}) != 1 or np.ndim(next(iter(input_ids))) != 1:
-            raise ValueError("input_ids: expected two dimensions [batch, length]")
+        lengths = [len(row) for row in rows]
+        if not any(lengths) or len(set(lengths)) != 1 or np.ndim(input_ids[0]) == 0:
+            raise ValueError(f"input_ids: expected two dimensions [batch, length], found {len(rows)} row(s) of length {lengths}")
         return np.asarray(self.forward(np.stack(rows), attention_mask))
 
     def _logits(self, requests: list[IntArray]) -> list[NDArray[np.float32]]:
@@ -399,7 +400,7 @@ def _token_defaults(config: ModelConfig, tokenizer: Tokenizer | None, folder: Pa
 def _checked_seed(seed: Any, prompts: int) -> int | list[int] | None:
     if seed is None:
         return None
-    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str) and np.ndim(seed) == 1:
+    if isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim == 1):
         if len(seed) != prompts:
             raise ValueError(f"seed: expected one for each of {prompts} prompts, found {len(seed)}")
         return [checks.whole_number(f"seed[{i}]", s, 0, LARGEST_SEED) for i, s in enumerate(seed)]

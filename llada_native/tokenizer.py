@@ -44,8 +44,9 @@ class Tokenizer:
                                 reverse=True)
 
     @property
-    def vocab_size(self) -> int:
-        return int(self._tokenizer.get_vocab_size())
+    def largest_id(self) -> int:
+        """The largest token id, -1 for an empty vocabulary."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def token_id(self, token: str) -> int | None:
         """The id of one token by its text, or None."""
