@@ -44,7 +44,7 @@ asan:
 	  build_ext --build-temp build/asan --build-lib build/asan/lib
 	cp -r llada_native/*.py llada_native/demo build/asan/lib/llada_native/
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  PYTHONPATH=build/asan/lib $(PYTHON) -m pytest --import-mode=importlib -m "not slow" \
+	  PYTHONPATH=build/asan/lib $(PYTHON) -m pytest --import-mode=importlib -m "not slow and not resident" \
 	  tests/test_kernels.py tests/test_forward.py tests/test_sampler.py tests/test_generate.py tests/test_bad_folders.py
 
 clean:

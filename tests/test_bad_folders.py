@@ -550,6 +550,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.resident
 @pytest.mark.parametrize("damage", [
     edit(d_model=0), put(WEIGHTS, b"x" * 500), tensors(up_proj=np.zeros((1, 1), np.float32)), mapped("../x.safetensors"),
     put("tokenizer.json", "{}"), put("generation_config.json", '{"gen_length": "a"}'),

@@ -139,8 +139,8 @@ def test_reference_backend_generates_the_same(tiny, model):
 
 
 def test_result_describes_the_run(demo):
-    out = demo.generate(["What is 3 plus 4?", "Sort these numbers: 5, 1, 3."])
-    assert out.text == ["3 + 4 = 7", "1, 3, 5"] and str(out) == "3 + 4 = 7\n1, 3, 5"
+    out = demo.generate(["What is 17 plus 25?", "Sort these numbers: 5, 1, 3."])
+    assert out.text == ["17 + 25 = 42", "1, 3, 5"] and str(out) == "17 + 25 = 42\n1, 3, 5"
     assert out.finish_reason == ["stop", "stop"] and out.backend == "native" and out.n_forward == 64
     for sequence, length, steps, confidence in zip(out.sequences, out.prompt_lengths, out.commit_step, out.confidence, strict=True):
         assert sequence.dtype == np.int32 and len(sequence) == length + 64
@@ -157,7 +157,7 @@ def test_finish_reason_length(demo):
 
 
 def test_prompt_forms_agree(demo):
-    text = "What is 3 plus 4?"
+    text = "What is 17 plus 25?"
     ids = demo.tokenizer.encode_chat([{"role": "user", "content": text}])
     wanted = demo.generate(text).sequences[0]
     for prompt in ([text], [{"role": "user", "content": text}], [[{"role": "user", "content": text}]], ids, np.array(ids),
@@ -176,22 +176,22 @@ def test_special_tokens_in_a_message_are_plain_text(demo):
 
 def test_callback_sees_every_step_and_stops(demo):
     steps = []
-    full = demo.generate("What is 3 plus 4?", callback=steps.append)
+    full = demo.generate("What is 17 plus 25?", callback=steps.append)
     assert [s.index for s in steps] == list(range(64)) and [s.masks_left for s in steps] == [[63 - i] for i in range(64)]
     assert steps[-1].text == full.text and steps[0].text[0] in full.text[0]
     for s in steps:
         where = s.positions[0] - full.prompt_lengths[0]
         assert np.array_equal(s.tokens[0], full.sequences[0][s.positions[0]]) and (full.commit_step[0][where] == s.index).all()
-    stopped = demo.generate("What is 3 plus 4?", callback=lambda step: step.index == 9)
+    stopped = demo.generate("What is 17 plus 25?", callback=lambda step: step.index == 9)
     assert stopped.finish_reason == ["cancelled"] and stopped.n_forward == 10
     assert (stopped.commit_step[0] >= 0).sum() == 10
 
 
 def test_stream_is_the_same_run_and_can_be_left(demo):
-    stream = demo.stream("What is 3 plus 4?")
+    stream = demo.stream("What is 17 plus 25?")
     texts = [step.text[0] for step in stream]
-    assert texts[-1] == "3 + 4 = 7" and all(texts[-1].startswith(t) for t in texts)
-    left = demo.stream("What is 3 plus 4?")
+    assert texts[-1] == "17 + 25 = 42" and all(texts[-1].startswith(t) for t in texts)
+    left = demo.stream("What is 17 plus 25?")
     next(left)
     left.close()
     with pytest.raises(StopIteration):
@@ -199,13 +199,13 @@ def test_stream_is_the_same_run_and_can_be_left(demo):
 
 
 def test_verbose_prints_each_step_to_stderr(demo, capfd):
-    demo.generate("What is 3 plus 4?", gen_length=16, block_length=16, verbose=True)
+    demo.generate("What is 17 plus 25?", gen_length=16, block_length=16, verbose=True)
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 16 and "step 16/16 block 1/1 masks 0" in err and "left" in err
 
 
 def test_silent_by_default(demo, capfd):
-    demo.generate("What is 3 plus 4?", gen_length=16, block_length=16)
+    demo.generate("What is 17 plus 25?", gen_length=16, block_length=16)
     assert capfd.readouterr() == ("", "")
 
 
