@@ -57,5 +57,7 @@ def threads(name: str, value: object) -> int:
 
 
 def unknown_argument(key: str, known: Iterable[str]) -> TypeError:
-    nearest = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)[0]
-    return TypeError(f"unknown argument {key!r}: did you mean {nearest!r}?")
+    names = list(known)
+    nearest = difflib.get_close_matches(key, names, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(names)}"
+    return TypeError(f"unknown argument {key!r}: {hint}")

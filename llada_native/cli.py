@@ -54,7 +54,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _generate(a: argparse.Namespace) -> int:
-    prompts = a.prompt or [_read_stdin()]
+    prompts = [_read_stdin() if text == "-" else text for text in a.prompt or ["-"]]
     options = {name: getattr(a, name) for name in ("max_steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking")}
     options = {name: value for name, value in options.items() if value is not None}
     flag = {"off": False, "on": True, "compat": "compat"}[a.confidence_eos_eot_inf]
@@ -126,9 +126,9 @@ def _parser() -> argparse.ArgumentParser:
 
     generate = commands.add_parser("generate", parents=[common], help="answer prompts", epilog=EPILOG,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    generate.add_argument("prompt", nargs="*", help="one answer each; without any, standard input is one prompt")
+    generate.add_argument("prompt", nargs="*", help="one answer each; - or none reads one prompt from standard input")
     generate.add_argument("--max-steps", "--steps", type=int, metavar="N", help="denoising steps (default: gen-length)")
-    generate.add_argument("--gen-length", type=int, metavar="N", help="tokens of the answer's canvas")
+    generate.add_argument("--gen-length", "--max-new-tokens", type=int, metavar="N", help="tokens of the answer's canvas")
     generate.add_argument("--block-length", type=int, metavar="N", help="tokens of a block; divides gen-length")
     generate.add_argument("--temperature", type=float, metavar="T", help="0 (default) is deterministic")
     generate.add_argument("--cfg-scale", type=float, metavar="S", help="classifier-free guidance (default: 0, off)")
