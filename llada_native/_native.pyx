@@ -101,14 +101,19 @@ cdef class NativeModel:
 
     def load(self, str tensor, int64_t layer, int64_t row_begin, array):
         """Store rows [row_begin, row_begin + len(array)) of a matrix, or a whole vector."""
-        cdef cpp.Model* model = self.get()
+        cdef cpp.Model* model
         cdef cpp.Tensor role = <cpp.Tensor> <int> TENSORS.index(tensor)
         bits, code = as_bits(array, tensor)
         cdef cpp.DType source = <cpp.DType> <int> code
         cdef const void* data = address(bits)
         cdef int64_t rows = array.shape[0]
-        with nogil:
-            model.load(role, layer, row_begin, rows, data, source)
+        self.calls += 1  # before the look-up, so that close() on another thread waits for this call
+        try:
+            model = self.get()
+            with nogil:
+                model.load(role, layer, row_begin, rows, data, source)
+        finally:
+            self.calls -= 1
 
     def hidden(self, const int32_t[::1] tokens, const int32_t[::1] lengths, const int32_t[::1] rows):
         """The final-norm output of the selected rows, float32 [len(rows), d_model].
@@ -121,12 +126,14 @@ cdef class NativeModel:
         rows : int32 [selected]
             Ascending indices into tokens.
         """
-        cdef cpp.Model* model = self.get()
+        cdef cpp.Model* model
         if sum(lengths) != tokens.shape[0]:
             raise ValueError(f"lengths: expected a sum of {tokens.shape[0]} tokens, found {sum(lengths)}")
         out = np.empty((rows.shape[0], self.config.d_model), np.float32)
         if rows.shape[0] == 0:
             return out
+        if lengths.shape[0] == 0 or tokens.shape[0] == 0:
+            raise ValueError("tokens: expected at least one")
         cdef float[:, ::1] view = out
         cdef cpp.RaggedBatch batch
         batch.tokens, batch.lengths, batch.requests = &tokens[0], &lengths[0], lengths.shape[0]
@@ -134,6 +141,7 @@ cdef class NativeModel:
         cdef cpp.Interrupt interrupt = interrupt_of(self)
         self.calls += 1
         try:
+            model = self.get()
             with nogil:
                 model.forward(batch, &view[0, 0], interrupt)
         finally:
@@ -142,7 +150,7 @@ cdef class NativeModel:
 
     def head(self, const float[:, ::1] hidden, int64_t begin, int64_t end, float[:, ::1] out):
         """out[rows, end - begin] = logits of the tokens begin to end; begin is a multiple of 32."""
-        cdef cpp.Model* model = self.get()
+        cdef cpp.Model* model
         if hidden.shape[1] != self.config.d_model:
             raise ValueError(f"hidden: expected {self.config.d_model} columns, found {hidden.shape[1]}")
         if out.shape[0] != hidden.shape[0] or out.shape[1] != end - begin:
@@ -153,6 +161,7 @@ cdef class NativeModel:
         cdef int64_t rows = hidden.shape[0]
         self.calls += 1
         try:
+            model = self.get()
             with nogil:
                 model.head(&hidden[0, 0], rows, begin, end, &out[0, 0], interrupt)
         finally:
@@ -165,6 +174,10 @@ cdef class NativeModel:
         while self.calls > 0:
             time.sleep(0.001)
         self.model.reset()
+
+    @property
+    def closed(self):
+        return self.closing
 
     @property
     def isa(self):

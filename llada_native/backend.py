@@ -20,6 +20,9 @@ class Backend(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
+    @property
+    def closed(self) -> bool: ...
+
     def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[Any]:
         """Final-norm output [len(rows), d_model] of the selected rows of requests laid end to end."""
         ...

@@ -166,7 +166,7 @@ class LLaDAForCausalLM:
             raise TypeError(f"callback: expected a function of a Step, found {callback!r}")
         run = self._denoising(prompts, attention_mask, chat, seed, options)
         cancelled = False
-        with _interruptible():
+        with _interruptible(self._backend):
             for step in run.steps():
                 if verbose:
                     print_step(step, self.tokenizer)
@@ -184,12 +184,13 @@ class LLaDAForCausalLM:
         run = self._denoising(prompts, attention_mask, chat, seed, options)
 
         def steps() -> Iterator[Step]:
-            with _interruptible():
+            with _interruptible(self._backend):
                 yield from run.steps()
 
         return steps()
 
     def _denoising(self, prompts: Any, attention_mask: Any, chat: bool | str, seed: Any, options: dict[str, Any]) -> Denoising:
+        self._require_open()
         resolved = GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
         encoded = encode_prompts(prompts, attention_mask, chat, self.tokenizer, self.config.vocabulary)
         longest = max(len(ids) for ids in encoded) + resolved.gen_length
@@ -250,7 +251,8 @@ class LLaDAForCausalLM:
         longest = max(len(r) for r in kept)
         if longest > self.config.max_sequence_length:
             raise ValueError(f"input_ids: expected at most max_sequence_length ({self.config.max_sequence_length}) tokens, found {longest}")
-        with _interruptible():
+        self._require_open()
+        with _interruptible(self._backend):
             logits = self._logits(kept)
         if attention_mask is not None:
             masks = [m.astype(bool) for m in id_rows(attention_mask, "attention_mask")]
@@ -312,6 +314,10 @@ class LLaDAForCausalLM:
     def close(self) -> None:
         """Free the weights. A generation on another thread ends with `GenerationCancelled`."""
         self._backend.close()
+
+    def _require_open(self) -> None:
+        if self._backend.closed:
+            raise ValueError("the model is closed")
 
     def __enter__(self) -> LLaDAForCausalLM:
         return self
@@ -416,12 +422,14 @@ def _scatter(part: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.f
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """The engine stops without a signal pending only when the model was closed."""
+def _interruptible(backend: Backend) -> Iterator[None]:
+    """A model that is closed meanwhile ends the work with `GenerationCancelled`, inside a forward pass or between two."""
     try:
         yield
-    except InterruptedError as e:
-        raise GenerationCancelled("the model was closed while it was generating") from e
+    except (InterruptedError, ValueError) as e:
+        if not backend.closed:
+            raise
+        raise GenerationCancelled("the model was closed while it was working") from e
 
 
 def _load_again(cls: type[LLaDAForCausalLM], kind: str, place: list[Any], arguments: dict[str, Any]) -> LLaDAForCausalLM:

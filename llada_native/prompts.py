@@ -42,8 +42,6 @@ def encode_prompts(prompts: Any, attention_mask: Any, chat: bool | str, tokenize
         encoded = [_encode_text(item, chat, tokenizer) for item in items]
     else:
         encoded = token_rows(items, attention_mask, vocabulary)
-    if not any(map(len, encoded)) and len(encoded) == 1 and not isinstance(prompts, str):
-        raise ValueError("prompts: expected at least one prompt with at least one token, found none")
     for i, ids in enumerate(encoded):
         if len(ids) == 0:
             raise ValueError(f"prompts[{i}]: expected at least one token, found none")

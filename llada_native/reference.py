@@ -32,8 +32,12 @@ class ReferenceModel:
     def weight(self, role: str, layer: int = -1) -> Array:
         return self.weights[role, layer].astype(np.float64)
 
+    @property
+    def closed(self) -> bool:
+        return not self.weights
+
     def _open(self) -> None:
-        if not self.weights:
+        if self.closed:
             raise ValueError("the model is closed")
 
     def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32]) -> Array:
