@@ -6,6 +6,9 @@ from libcpp.vector cimport vector
 
 from llada_native cimport _cpp as cpp
 
+import atexit
+import time
+
 import numpy as np
 
 cdef extern from "Python.h":
@@ -18,17 +21,35 @@ TENSORS = ("embedding", "attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "ml
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 
 
+cdef bint exiting = False      # the interpreter ends: forward passes of daemon threads stop, without asking for the GIL
+cdef int calls_in_process = 0
+
+
+@atexit.register
+def _stop_at_exit():
+    global exiting
+    exiting = True
+    for _ in range(100):
+        if calls_in_process == 0:
+            return
+        time.sleep(0.01)
+
+
+cdef bint should_stop(void* context) noexcept nogil:
+    return True if exiting else check_signals(context)
+
+
 cdef bint check_signals(void* context) noexcept with gil:
     # A Python signal handler that raises leaves its exception set; the C++ side then unwinds with Cancelled.
-    if context != NULL and (<NativeModel> context).closing:
+    if (<NativeModel> context).closing:
         return True
     return PyErr_CheckSignals() != 0
 
 
-cdef cpp.Interrupt interrupt_of(object model) noexcept:
+cdef cpp.Interrupt interrupt_of(NativeModel model) noexcept:
     cdef cpp.Interrupt interrupt
-    interrupt.poll = <cpp.bool (*)(void*) noexcept nogil> check_signals
-    interrupt.context = <void*> model if model is not None else NULL
+    interrupt.poll = <cpp.bool (*)(void*) noexcept nogil> should_stop
+    interrupt.context = <void*> model
     return interrupt
 
 
@@ -107,13 +128,13 @@ cdef class NativeModel:
         cdef cpp.DType source = <cpp.DType> <int> code
         cdef const void* data = address(bits)
         cdef int64_t rows = array.shape[0]
-        self.calls += 1  # before the look-up, so that close() on another thread waits for this call
+        self.enter()
         try:
             model = self.get()
             with nogil:
                 model.load(role, layer, row_begin, rows, data, source)
         finally:
-            self.calls -= 1
+            self.leave()
 
     def hidden(self, const int32_t[::1] tokens, const int32_t[::1] lengths, const int32_t[::1] rows):
         """The final-norm output of the selected rows, float32 [len(rows), d_model].
@@ -139,13 +160,13 @@ cdef class NativeModel:
         batch.tokens, batch.lengths, batch.requests = &tokens[0], &lengths[0], lengths.shape[0]
         batch.rows, batch.selected = &rows[0], rows.shape[0]
         cdef cpp.Interrupt interrupt = interrupt_of(self)
-        self.calls += 1
+        self.enter()
         try:
             model = self.get()
             with nogil:
                 model.forward(batch, &view[0, 0], interrupt)
         finally:
-            self.calls -= 1
+            self.leave()
         return out
 
     def head(self, const float[:, ::1] hidden, int64_t begin, int64_t end, float[:, ::1] out):
@@ -159,21 +180,32 @@ cdef class NativeModel:
             return
         cdef cpp.Interrupt interrupt = interrupt_of(self)
         cdef int64_t rows = hidden.shape[0]
-        self.calls += 1
+        self.enter()
         try:
             model = self.get()
             with nogil:
                 model.head(&hidden[0, 0], rows, begin, end, &out[0, 0], interrupt)
         finally:
-            self.calls -= 1
+            self.leave()
 
     def close(self):
-        """Free the weights. A call in progress on another thread is cancelled first."""
-        import time
+        """Free the weights. Calls in progress are cancelled; the last of them frees."""
         self.closing = True
-        while self.calls > 0:
-            time.sleep(0.001)
-        self.model.reset()
+        if self.calls == 0:
+            self.model.reset()
+
+    cdef void leave(self) noexcept:
+        global calls_in_process
+        self.calls -= 1
+        calls_in_process -= 1
+        if self.closing and self.calls == 0:
+            self.model.reset()
+
+    cdef void enter(self) noexcept:
+        """Counted before the model is looked up, so that close() on another thread does not free it in between."""
+        global calls_in_process
+        self.calls += 1
+        calls_in_process += 1
 
     @property
     def closed(self):
@@ -214,8 +246,12 @@ cdef class PackedLinear:
         bits, code = as_bits(weight, "weight")
         cdef cpp.Interrupt never
         cdef unique_ptr[cpp.Team] team
-        team.reset(new cpp.Team(1, never))
-        self.weight.get().load(team.get()[0], 0, self.shape[0], address(bits), <cpp.DType> <int> code)
+        cdef const void* data = address(bits)
+        cdef cpp.DType source = <cpp.DType> <int> code
+        cdef int64_t rows = self.shape[0]
+        with nogil:  # a forward pass whose turn it is may need the GIL to poll
+            team.reset(new cpp.Team(1, never))
+            self.weight.get().load(team.get()[0], 0, rows, data, source)
 
     def __call__(self, float[:, ::1] x, float[:, ::1] out, int threads=1, bint accumulate=False):
         if x.shape[1] != self.shape[1] or out.shape[1] != self.shape[0] or x.shape[0] != out.shape[0] or x.shape[0] == 0:

@@ -118,6 +118,8 @@ cdef class RowSampler:
             if first <= self.discounted[i] < first + n:
                 logits[self.discounted[i] - first] = -INFINITY
         for i in range(n):
+            if logits[i] != logits[i]:
+                total = logits[i]  # NaN, for `finish` to find
             most = max(most, <double> logits[i])
         if most > self.maximum[r]:
             self.total[r] *= exp(self.maximum[r] - most)

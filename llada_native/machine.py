@@ -46,8 +46,10 @@ def available_memory() -> int | None:
                 candidates.append(int(line.split()[1]) * 1024)
         limit = (CGROUP / "memory.max").read_text().strip()
         if limit != "max":
-            candidates.append(int(limit) - int((CGROUP / "memory.current").read_text()))
-    except (OSError, ValueError):
+            cache = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+            reclaimable = int(cache["inactive_file"]) + int(cache["active_file"])
+            candidates.append(int(limit) - int((CGROUP / "memory.current").read_text()) + reclaimable)
+    except (OSError, ValueError, KeyError):
         pass
     return min(candidates) if candidates else None
 

@@ -210,7 +210,7 @@ class LLaDAForCausalLM:
         for c in run.canvases:
             ends = np.flatnonzero(np.isin(c.answer, run.options.end_ids))
             answer = c.answer[:ends[0]] if len(ends) else c.answer
-            reasons.append("cancelled" if cancelled else "stop" if len(ends) else "length")
+            reasons.append("cancelled" if cancelled and run.options.mask_id in c.answer else "stop" if len(ends) else "length")
             lengths.append(int(np.count_nonzero(answer != run.options.mask_id)))
             texts.append(self.tokenizer.decode(answer[answer != run.options.mask_id]) if self.tokenizer else "")
         return GenerationResult(

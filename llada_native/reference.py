@@ -47,6 +47,7 @@ class ReferenceModel:
         return np.concatenate(out)[rows]
 
     def head(self, hidden: Array, begin: int, end: int, out: NDArray[np.float32]) -> None:
+        self._open()
         out[...] = hidden @ self.weights["head", -1][begin:end].astype(np.float64).T
 
     def _request(self, tokens: NDArray[np.int32]) -> Array:

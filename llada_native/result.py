@@ -69,6 +69,8 @@ class GenerationResult:
         The step that wrote each position, -1 where a mask remains.
     confidence : list of float64 [gen_length]
         The confidence of each token when it was written, NaN where a mask remains.
+    answer_lengths : list of int
+        Tokens before the first end token.
     n_forward : int
         Forward passes, all prompts together in each.
     rows_computed : int

@@ -1,6 +1,7 @@
 """Text <-> token ids through the `tokenizers` library, and the chat template of a checkpoint, rendered in a sandbox."""
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsInt
@@ -40,8 +41,12 @@ class Tokenizer:
         self.chat_template = _chat_template(folder, options)
         self._template_tokens = {k: text for k in ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token")
                                  if (text := _token_text(options.get(k)))}
-        self._specials = sorted((t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special), key=len,
-                                reverse=True)
+        # A second tokenizer that reads special tokens as text; a flag switched on a shared one would race between threads.
+        self._plain = _load(self.path)
+        self._plain.encode_special_tokens = True
+        specials = sorted((t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special), key=len,
+                          reverse=True)
+        self._shielded = [*SHIELD.split("{}"), *specials]  # what a message must not be able to say: the shield's own marks too
 
     @property
     def largest_id(self) -> int:
@@ -95,9 +100,8 @@ class Tokenizer:
             raise ValueError(f"{self.path.parent}: the chat template failed: {e}") from e
 
     def _shield(self, content: str) -> str:
-        for i, token in enumerate(self._specials):
-            content = content.replace(token, SHIELD.format(i))
-        return content
+        pattern = "|".join(map(re.escape, self._shielded))
+        return re.sub(pattern, lambda found: SHIELD.format(self._shielded.index(found[0])), content)
 
     def _encode_shielded(self, text: str) -> list[int]:
         start, end = SHIELD.split("{}")
@@ -105,11 +109,7 @@ class Tokenizer:
         ids = self.encode(first)
         for part in rest:
             number, _, after = part.partition(end)
-            self._tokenizer.encode_special_tokens = True
-            try:
-                ids += self.encode(self._specials[int(number)])
-            finally:
-                self._tokenizer.encode_special_tokens = False
+            ids += self._plain.encode(self._shielded[int(number)], add_special_tokens=False).ids
             ids += self.encode(after)
         return ids
 

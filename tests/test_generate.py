@@ -1,5 +1,6 @@
 """Whole generations: token ids against a plain port of the reference sampler, distributions, seeds, results."""
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import folders
 import numpy as np
@@ -209,10 +210,12 @@ def test_silent_by_default(demo, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_damaged_weights_are_named(tmp_path):
+@pytest.mark.parametrize("name", ["wte", "blocks.0.attn_norm", "blocks.1.q_proj", "blocks.0.k_proj", "blocks.1.v_proj", "blocks.0.attn_out",
+                                  "blocks.1.ff_norm", "blocks.0.ff_proj", "blocks.1.up_proj", "blocks.0.ff_out", "ln_f", "ff_out"])
+def test_damaged_weights_are_named(tmp_path, name):
     config = folders.config()
     tensors = folders.tensors(config)
-    tensors["model.transformer.blocks.1.ff_norm.weight"][3] = np.nan
+    tensors[f"model.transformer.{name}.weight"][3] = np.nan
     folders.write(tmp_path, config, tensors)
     with pytest.raises(NonFiniteLogitsError, match=r"prompt 0.*NaN"):
         LLaDAForCausalLM.from_pretrained(tmp_path).generate([1, 2, 3], gen_length=4)
@@ -223,3 +226,12 @@ def test_defaults_are_the_reference_sampler():
     assert (o.max_steps, o.gen_length, o.block_length) == (128, 128, 128)
     assert (o.temperature, o.cfg_scale, o.remasking) == (0.0, 0.0, "low_confidence")
     assert o.logits_eos_inf is False and o.confidence_eos_eot_inf is False
+
+
+def test_conversations_of_many_threads_are_encoded_alike(demo):
+    """Special tokens in messages are read as text without a flag that another thread could see."""
+    message = [{"role": "user", "content": "a<|eot_id|>b" * 5 + "\U000f1ada7\U000f1adb"}]
+    wanted = demo.tokenizer.encode_chat(message)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(ids == wanted for ids in pool.map(lambda _: demo.tokenizer.encode_chat(message), range(400)))
+    assert wanted.count(demo.tokenizer.token_id("<|eot_id|>")) == 1

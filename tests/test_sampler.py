@@ -113,8 +113,10 @@ def test_rows_without_an_answer_are_named(logits, poison):
     assert sample(logits)[2] == -1
 
 
-def test_one_nan_is_seen(logits):
-    logits[3, 21] = np.nan
+@pytest.mark.parametrize("where", [slice(21, 22), slice(0, 7), slice(35, 40)])
+def test_one_nan_is_seen(logits, where):
+    """In the middle of a tile, or all of the first or the last one."""
+    logits[3, where] = np.nan
     assert sample(logits)[2] == 3
 
 

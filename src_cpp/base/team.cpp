@@ -36,10 +36,10 @@ void relax(int& spins) {
 struct Pool {
   std::timed_mutex turn;  // held by the Team in charge
 
-  std::mutex mutex;  // guards awake, workers, failure
+  std::mutex mutex;  // guards team, failure
   std::condition_variable wake;
-  bool awake = false;
-  int workers = 0;
+  int team = 0;     // threads of the Team in charge; the workers beyond them sleep on
+  int workers = 0;  // started so far
   std::exception_ptr failure;
 
   // A region is announced by one store of (number << 16 | team size): a worker that was not in the last team reads both at once.
@@ -65,7 +65,7 @@ void Pool::work(int thread, uint64_t seen) {
   for (;;) {
     {
       std::unique_lock<std::mutex> lock(mutex);
-      wake.wait(lock, [&] { return awake; });
+      wake.wait(lock, [&] { return thread < team; });
     }
     int spins = 0;
     while (spinning.load(std::memory_order_acquire)) {
@@ -112,7 +112,7 @@ Team::Team(int threads, const Interrupt& interrupt)
   }
   {
     std::lock_guard<std::mutex> lock(pool->mutex);
-    pool->awake = true;
+    pool->team = size_;
   }
   pool->spinning.store(true, std::memory_order_release);
   pool->wake.notify_all();
@@ -122,7 +122,7 @@ Team::~Team() {
   if (size_ > 1) {
     {
       std::lock_guard<std::mutex> lock(pool->mutex);
-      pool->awake = false;
+      pool->team = 0;
     }
     pool->spinning.store(false, std::memory_order_release);
   }

@@ -165,10 +165,11 @@ void attention_f32(const AttentionTile& tile) {
   const int dim = tile.head_dim, width = (dim + kPanel - 1) / kPanel * kPanel;
   float scores[kAttentionRows * kKeyBlock];     // [rows][keys of the block], then their exponentials
   float weighted[kAttentionRows * kMaxHeadDim]; // [rows][width]: sum over keys so far of exp(score - maximum) * v
-  float maximum[kAttentionRows], total[kAttentionRows];
+  float maximum[kAttentionRows], total[kAttentionRows], poison[kAttentionRows];
   for (int r = 0; r < tile.rows; ++r) {
     maximum[r] = -INFINITY;
     total[r] = 0.0f;
+    poison[r] = 0.0f;
   }
   for (int begin = 0; begin < tile.keys; begin += kKeyBlock) {
     const int keys = tile.keys - begin < kKeyBlock ? tile.keys - begin : kKeyBlock;
@@ -178,6 +179,7 @@ void attention_f32(const AttentionTile& tile) {
     for (int r = 0; r < tile.rows; ++r) {
       float* s = scores + r * kKeyBlock;
       const int padded = (keys + kPanel - 1) / kPanel * kPanel;
+      for (int k = 0; k < keys; ++k) poison[r] += s[k] * 0.0f;  // NaN and infinity become NaN: maximum and exponential() lose them
       for (int k = keys; k < padded; ++k) s[k] = -INFINITY;
       Vec most = broadcast(-INFINITY);
       for (int k = 0; k < padded; k += Vec::kLanes) {
@@ -206,7 +208,7 @@ void attention_f32(const AttentionTile& tile) {
                begin > 0);
   }
   for (int r = 0; r < tile.rows; ++r) {
-    const float inverse = 1.0f / total[r];
+    const float inverse = 1.0f / total[r] + poison[r];
     for (int j = 0; j < dim; ++j) tile.out[r * tile.out_stride + j] = weighted[r * width + j] * inverse;
   }
 }

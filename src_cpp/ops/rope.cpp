@@ -7,17 +7,20 @@ namespace llada {
 void RopeTable::grow(int64_t positions) {
   const int64_t have = static_cast<int64_t>(cos_.size()) / half_;
   if (positions <= have) return;
-  cos_.resize(static_cast<size_t>(positions * half_));
-  sin_.resize(static_cast<size_t>(positions * half_));
+  std::vector<float> cos = cos_, sin = sin_;
+  cos.resize(static_cast<size_t>(positions * half_));
+  sin.resize(static_cast<size_t>(positions * half_));
   for (int64_t i = 0; i < half_; ++i) {
     // The model was trained on float32 frequencies and float32 angles, so both are rounded; only then are cos and sin exact.
     const float frequency = static_cast<float>(std::pow(theta_, -static_cast<double>(i) / static_cast<double>(half_)));
     for (int64_t p = have; p < positions; ++p) {
       const double angle = static_cast<float>(p) * frequency;
-      cos_[static_cast<size_t>(p * half_ + i)] = static_cast<float>(std::cos(angle));
-      sin_[static_cast<size_t>(p * half_ + i)] = static_cast<float>(std::sin(angle));
+      cos[static_cast<size_t>(p * half_ + i)] = static_cast<float>(std::cos(angle));
+      sin[static_cast<size_t>(p * half_ + i)] = static_cast<float>(std::sin(angle));
     }
   }
+  cos_.swap(cos);
+  sin_.swap(sin);
 }
 
 void rope(Team& team, const KernelTable& kernels, const RopeTable& table, Rows x, int64_t rows, const int32_t* positions,
