@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "llada/kv_cache.h"
 #include "llada/types.h"
 
 namespace llada {
@@ -45,6 +46,11 @@ struct RaggedBatch {
   int64_t requests;
   const int32_t* rows;     // [selected] ascending indices into tokens: the rows whose hidden state is wanted
   int64_t selected;
+  // A request with a cache stands at positions [p, p + length), p at most the cache's length. Its keys and values replace those
+  // positions or extend the cache, and its rows see all that the cache then holds. At p = 0 with every token given, that is the
+  // forward pass without a cache, bit for bit. A forward that throws leaves the cache with its first p positions.
+  const int32_t* positions = nullptr;    // [requests] of each first token; nullptr for 0
+  KVCache* const* caches = nullptr;      // [requests], entries may be null; nullptr for none
 };
 
 // Thread-safe once loaded: calls from several threads take turns.
@@ -73,8 +79,10 @@ class Model {
   int64_t weight_bytes() const;
   int64_t workspace_bytes() const;
 
- private:
   struct Impl;
+
+ private:
+  friend class KVCache;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -1,13 +1,14 @@
 // The transformer, in one file.
 //
 //   x = embedding[tokens]
-//   each layer:  h = rms(x);  q, k, v = h Wq, h Wk, h Wv;  rope(q, k)
-//                x += softmax(q k^T / sqrt(head_dim)) v Wo        every row of a request sees every other
+//   each layer:  h = rms(x);  q, k, v = h Wq, h Wk, h Wv;  rope(q, k);  store k, v
+//                x += softmax(q k^T / sqrt(head_dim)) v Wo        every row of a request sees all of its keys
 //                h = rms(x);  x += (silu(h Wgate) * (h Wup)) Wdown
 //   logits = rms(x) Whead
 #include "llada/model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
@@ -15,6 +16,7 @@
 
 #include "kernels/dispatch.h"
 #include "llada/runtime.h"
+#include "model/kv_cache.h"
 #include "model/weights.h"
 #include "model/workspace.h"
 #include "ops/attention.h"
@@ -26,6 +28,7 @@ namespace llada {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+constexpr int64_t kMaxPositions = int64_t{1} << 24;
 
 int checked_threads(int threads) {
   if (threads < 1 || threads > kMaxThreads)
@@ -60,27 +63,86 @@ struct Layout {
   std::vector<int32_t> positions;  // [rows] within the request
   int64_t rows = 0;
   int64_t longest = 0;
+  int64_t loose_keys = 0;  // room for the keys of requests without a cache, whole panels each
 };
 
-Layout lay_out(const RaggedBatch& batch, int64_t vocabulary) {
+std::string entry(const char* name, int64_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
+
+// Checked before anything is written.
+Layout lay_out(const RaggedBatch& batch, int64_t vocabulary, int64_t panel, uint64_t model) {
   Layout layout;
   for (int64_t r = 0; r < batch.requests; ++r) {
-    const int64_t length = batch.lengths[r];
-    if (length < 1) throw std::invalid_argument("lengths[" + std::to_string(r) + "]: expected at least 1, found " + std::to_string(length));
-    layout.spans.push_back({layout.rows, length, layout.rows, length});
-    for (int32_t p = 0; p < length; ++p) layout.positions.push_back(p);
+    const int64_t length = batch.lengths[r], position = batch.positions ? batch.positions[r] : 0;
+    const KVCache* cache = batch.caches ? batch.caches[r] : nullptr;
+    if (length < 1) throw std::invalid_argument(entry("lengths", r) + ": expected at least 1, found " + std::to_string(length));
+    const int64_t cached = cache ? cache->length() : 0;
+    if (position < 0 || position > cached)
+      throw std::invalid_argument(entry("positions", r) + ": expected 0 to " + std::to_string(cached) + " (what its cache holds), found " +
+                                  std::to_string(position));
+    if (position + length > kMaxPositions)
+      throw std::invalid_argument(entry("lengths", r) + ": expected an end within " + std::to_string(kMaxPositions) + " positions, found " +
+                                  std::to_string(position + length));
+    if (cache && cache->impl().model != model) throw std::invalid_argument(entry("caches", r) + ": belongs to another model");
+    for (int64_t other = 0; cache && other < r; ++other)
+      if (batch.caches[other] == cache)
+        throw std::invalid_argument(entry("caches", r) + ": is also that of request " + std::to_string(other));
+    layout.spans.push_back({layout.rows, length, position, std::max(cached, position + length), layout.rows, length, {}});
+    for (int64_t p = position; p < position + length; ++p) layout.positions.push_back(static_cast<int32_t>(p));
     layout.rows += length;
-    layout.longest = std::max(layout.longest, length);
+    layout.longest = std::max(layout.longest, position + length);
+    if (!cache) layout.loose_keys += round_up(length, panel);
   }
   for (int64_t i = 0; i < layout.rows; ++i)
     if (batch.tokens[i] < 0 || batch.tokens[i] >= vocabulary)
-      throw std::invalid_argument("tokens[" + std::to_string(i) + "]: expected 0 to " + std::to_string(vocabulary - 1) + ", found " +
+      throw std::invalid_argument(entry("tokens", i) + ": expected 0 to " + std::to_string(vocabulary - 1) + ", found " +
                                   std::to_string(batch.tokens[i]));
   for (int64_t i = 0; i < batch.selected; ++i)
     if (batch.rows[i] < 0 || batch.rows[i] >= layout.rows || (i > 0 && batch.rows[i] <= batch.rows[i - 1]))
-      throw std::invalid_argument("rows[" + std::to_string(i) + "]: expected ascending rows below " + std::to_string(layout.rows) +
-                                  ", found " + std::to_string(batch.rows[i]));
+      throw std::invalid_argument(entry("rows", i) + ": expected ascending rows below " + std::to_string(layout.rows) + ", found " +
+                                  std::to_string(batch.rows[i]));
   return layout;
+}
+
+// The caches of a batch while it runs: room for their new positions, and a length that tells what is whole.
+class OpenCaches {
+ public:
+  OpenCaches(const RaggedBatch& batch, const std::vector<Span>& spans) : caches_(spans.size(), nullptr), spans_(spans) {
+    for (size_t r = 0; batch.caches && r < spans.size(); ++r) {
+      if (!batch.caches[r]) continue;
+      batch.caches[r]->impl().reserve(spans[r].keys);
+      caches_[r] = &batch.caches[r]->impl();
+    }
+    // Every allocation has succeeded. Until close(), only positions before the batch's are whole.
+    for (size_t r = 0; r < spans.size(); ++r)
+      if (caches_[r]) caches_[r]->length = spans[r].position;
+  }
+
+  void close() {
+    for (size_t r = 0; r < caches_.size(); ++r)
+      if (caches_[r]) caches_[r]->length = spans_[r].keys;
+  }
+
+  KVCache::Impl* operator[](size_t request) const { return caches_[request]; }
+  bool any() const { return std::any_of(caches_.begin(), caches_.end(), [](const KVCache::Impl* c) { return c != nullptr; }); }
+
+ private:
+  std::vector<KVCache::Impl*> caches_;  // [requests], null without one
+  const std::vector<Span> spans_;
+};
+
+// Points every request at its keys of one layer: its cache's, or its part of the workspace.
+void open_stores(const OpenCaches& caches, int64_t layer, const AttentionShape& shape, int64_t panel, Workspace& w,
+                 std::vector<Span>& spans) {
+  int64_t loose = 0;
+  for (size_t r = 0; r < spans.size(); ++r) {
+    if (caches[r]) {
+      spans[r].store = caches[r]->layer(layer);
+      continue;
+    }
+    const int64_t capacity = round_up(spans[r].keys, panel);
+    spans[r].store = {w.packed_k.data() + loose * k_width(shape), w.packed_v.data() + loose * v_width(shape, panel), capacity};
+    loose += capacity;
+  }
 }
 
 // Leaves only the selected rows with queries.
@@ -88,7 +150,7 @@ void select_queries(const RaggedBatch& batch, Layout& layout) {
   int64_t taken = 0;
   for (Span& s : layout.spans) {
     s.query_begin = taken;
-    while (taken < batch.selected && batch.rows[taken] < s.row_begin + s.keys) ++taken;
+    while (taken < batch.selected && batch.rows[taken] < s.row_begin + s.rows) ++taken;
     s.queries = taken - s.query_begin;
   }
   for (int64_t i = 0; i < batch.selected; ++i) layout.positions[static_cast<size_t>(i)] = layout.positions[static_cast<size_t>(batch.rows[i])];
@@ -98,6 +160,12 @@ void select_queries(const RaggedBatch& batch, Layout& layout) {
 void gather(const RaggedBatch& batch, Rows x, int64_t width) {
   for (int64_t i = 0; i < batch.selected; ++i)
     std::memmove(x.row(i), x.row(batch.rows[i]), static_cast<size_t>(width) * sizeof(float));
+}
+
+// Tells the models of a process apart, whose addresses may be used again.
+uint64_t next_serial() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
 }
 
 }  // namespace
@@ -113,6 +181,7 @@ struct Model::Impl {
 
   void forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt);
 
+  const uint64_t serial = next_serial();
   const ModelConfig config;
   const std::string isa;
   const KernelTable& kernels;
@@ -125,27 +194,32 @@ struct Model::Impl {
 
 void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt) {
   const ModelConfig& c = config;
-  Layout layout = lay_out(batch, c.vocabulary);
-  if (batch.selected == 0) return;
   const AttentionShape shape{c.heads, c.kv_heads, c.head_dim};
   Team team(threads, interrupt);
-  workspace.fit(c, kernels.panel, layout.rows, batch.requests);
+  Layout layout = lay_out(batch, c.vocabulary, kernels.panel, serial);
+  workspace.fit(c, kernels.panel, layout.rows, layout.loose_keys);
+  OpenCaches caches(batch, layout.spans);
+  if (batch.selected == 0 && !caches.any()) return;
   rope_table.grow(layout.longest);
   Workspace& w = workspace;
   const int64_t all = layout.rows;
 
   for (int64_t i = 0; i < all; ++i) weights.embed(batch.tokens[i], w.x.row(i));
 
-  for (const LayerWeights& layer : weights.layers) {
-    const bool last = &layer == &weights.layers.back();
+  for (int64_t i = 0; i < c.layers; ++i) {
+    const LayerWeights& layer = weights.layers[static_cast<size_t>(i)];
+    const bool last = i == c.layers - 1;
     const int64_t rows = last ? batch.selected : all;  // rows that go on: behind the last keys and values only the selected ones do
 
+    open_stores(caches, i, shape, kernels.panel, w, layout.spans);
     rms_norm(team, kernels, w.x, all, layer.attn_norm, c.norm_eps, w.h);
     const Product k = product(layer.k_proj, w.h, all, w.k), v = product(layer.v_proj, w.h, all, w.v);
     const Product q = product(layer.q_proj, w.h, rows, w.q);
     if (last) {
       linear(team, kernels, {k, v});
       rope(team, kernels, rope_table, w.k, all, layout.positions.data(), c.kv_heads, c.head_dim);
+      store_keys(team, kernels, shape, layout.spans, w.k, w.v);
+      if (rows == 0) break;
       select_queries(batch, layout);
       gather(batch, w.h, c.d_model);
       gather(batch, w.x, c.d_model);
@@ -153,10 +227,10 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
     } else {
       linear(team, kernels, {q, k, v});
       rope(team, kernels, rope_table, w.k, all, layout.positions.data(), c.kv_heads, c.head_dim);
+      store_keys(team, kernels, shape, layout.spans, w.k, w.v);
     }
     rope(team, kernels, rope_table, w.q, rows, layout.positions.data(), c.heads, c.head_dim);
-    pack_keys(team, kernels, shape, layout.spans, w.k, w.v, w.packed);
-    attention(team, kernels, shape, layout.spans, w.packed, w.q);
+    attention(team, kernels, shape, layout.spans, w.q);
     linear(team, kernels, {product(layer.o_proj, w.q, rows, w.x, true)});
 
     rms_norm(team, kernels, w.x, rows, layer.mlp_norm, c.norm_eps, w.h);
@@ -164,7 +238,9 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
     linear(team, kernels, {product(layer.down_proj, w.gate, rows, w.x, true)});
   }
 
-  rms_norm(team, kernels, w.x, batch.selected, weights.final_norm, c.norm_eps, {hidden, static_cast<ptrdiff_t>(c.d_model)});
+  if (batch.selected > 0)
+    rms_norm(team, kernels, w.x, batch.selected, weights.final_norm, c.norm_eps, {hidden, static_cast<ptrdiff_t>(c.d_model)});
+  caches.close();
 }
 
 Model::Model(const ModelConfig& config, DType weights, const std::string& isa, int threads)
@@ -173,6 +249,11 @@ Model::Model(const ModelConfig& config, DType weights, const std::string& isa, i
 }
 
 Model::~Model() = default;
+
+KVCache::KVCache(const Model& model)
+    : impl_(std::make_unique<Impl>(model.impl_->serial, model.config().layers,
+                                   AttentionShape{model.config().heads, model.config().kv_heads, model.config().head_dim},
+                                   model.impl_->kernels.panel)) {}
 
 void Model::load(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype) {
   Team team(impl_->threads, {});

@@ -5,14 +5,13 @@
 
 namespace llada {
 
-void Workspace::fit(const ModelConfig& c, int64_t panel, int64_t rows, int64_t requests) {
-  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim};
-  const int64_t packed_rows = rows + requests * (panel - 1);  // keys of a request are padded to whole panels
-  if (packed_rows > packed_rows_) {
-    PackedKeys larger{AlignedArray<float>(PackedKeys::k_size(shape, panel, rows, requests)),
-                      AlignedArray<float>(PackedKeys::v_size(shape, panel, packed_rows))};
-    packed = std::move(larger);
-    packed_rows_ = packed_rows;
+void Workspace::fit(const ModelConfig& c, int64_t panel, int64_t rows, int64_t keys) {
+  if (keys > keys_) {
+    const AttentionShape shape{c.heads, c.kv_heads, c.head_dim};
+    AlignedArray<float> k(keys * k_width(shape)), v(keys * v_width(shape, panel));
+    packed_k = std::move(k);
+    packed_v = std::move(v);
+    keys_ = keys;
   }
   if (rows <= rows_) return;
   const std::pair<Rows*, int64_t> buffers[] = {{&x, c.d_model},
@@ -33,6 +32,6 @@ void Workspace::fit(const ModelConfig& c, int64_t panel, int64_t rows, int64_t r
   rows_ = rows;
 }
 
-int64_t Workspace::bytes() const { return (memory_.size() + packed.k.size() + packed.v.size()) * static_cast<int64_t>(sizeof(float)); }
+int64_t Workspace::bytes() const { return (memory_.size() + packed_k.size() + packed_v.size()) * static_cast<int64_t>(sizeof(float)); }
 
 }  // namespace llada

@@ -8,8 +8,8 @@ namespace llada {
 
 class Workspace {
  public:
-  // Room for `rows` rows in `requests` requests. Strong guarantee: std::bad_alloc leaves the old buffers in place.
-  void fit(const ModelConfig& config, int64_t panel, int64_t rows, int64_t requests);
+  // Room for `rows` rows, and for `keys` keys and values of requests without a cache. Strong guarantee: std::bad_alloc leaves the old buffers in place.
+  void fit(const ModelConfig& config, int64_t panel, int64_t rows, int64_t keys);
   int64_t bytes() const;
 
   Rows x;     // [rows, d_model] residual stream
@@ -18,10 +18,10 @@ class Workspace {
   Rows k, v;  // [rows, kv_heads * head_dim]
   Rows gate;  // [rows, mlp_hidden]
   Rows up;    // [rows, mlp_hidden]
-  PackedKeys packed;
+  AlignedArray<float> packed_k, packed_v;  // [keys, k_width], [keys, v_width]: the key stores of one layer, request after request
 
  private:
-  int64_t rows_ = 0, packed_rows_ = 0;
+  int64_t rows_ = 0, keys_ = 0;
   AlignedArray<float> memory_;
 };
 

@@ -7,12 +7,22 @@
 
 namespace llada {
 
-// Where a request lies in the flat rows of a batch.
+// Keys and values of one request in one layer, laid out for the attention kernel.
+struct KeyStore {
+  float* k;          // [kv_heads][capacity / panel][head_dim][panel]
+  float* v;          // [kv_heads][capacity][head_dim rounded up to a panel]
+  int64_t capacity;  // keys there is room for, a multiple of the panel
+};
+
+// One request of a batch: its new rows, and the keys that they see.
 struct Span {
-  int64_t row_begin;    // of its keys
-  int64_t keys;
+  int64_t row_begin;    // of its rows in the flat batch
+  int64_t rows;
+  int64_t position;     // of the first of them in the request
+  int64_t keys;         // positions [0, keys) are seen
   int64_t query_begin;  // of its queries, among the rows that have one
   int64_t queries;
+  KeyStore store;
 };
 
 struct AttentionShape {
@@ -21,21 +31,15 @@ struct AttentionShape {
   int64_t head_dim;
 };
 
-// Keys and values of all requests, laid out for the attention kernel.
-struct PackedKeys {
-  AlignedArray<float> k;  // a request: [kv_heads][ceil(keys / panel)][head_dim][panel]
-  AlignedArray<float> v;  // a request: [kv_heads][keys][head_dim rounded up to a panel]
-  // Floats of k and v for `rows` rows in `requests` requests, whatever their lengths.
-  static int64_t k_size(const AttentionShape& shape, int64_t panel, int64_t rows, int64_t requests);
-  static int64_t v_size(const AttentionShape& shape, int64_t panel, int64_t rows);
-};
+// Floats of K and of V for one key of all heads.
+int64_t k_width(const AttentionShape& shape);
+int64_t v_width(const AttentionShape& shape, int64_t panel);
 
-// k, v: [rows, kv_heads * head_dim]
-void pack_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, Rows k, Rows v,
-               PackedKeys& packed);
+// Stores new rows k, v [rows, kv_heads * head_dim] at their positions.
+void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, Rows k, Rows v);
 
 // q [queries, heads * head_dim] becomes softmax(q . k^T / sqrt(head_dim)) . v, in place.
 void attention(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans,
-               const PackedKeys& packed, Rows q);
+               Rows q);
 
 }  // namespace llada

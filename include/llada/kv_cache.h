@@ -1,0 +1,34 @@
+// Keys and values of one request, kept between forward passes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace llada {
+
+class Model;
+
+// Belongs to the model it was made for, and may outlive it. Not thread-safe: one call at a time uses it.
+class KVCache {
+ public:
+  explicit KVCache(const Model& model);
+  ~KVCache();
+  KVCache(const KVCache&) = delete;
+  KVCache& operator=(const KVCache&) = delete;
+
+  // Positions [0, length) hold keys and values.
+  int64_t length() const;
+  // Forgets positions from `length` on. Throws std::invalid_argument beyond the present length.
+  void truncate(int64_t length);
+
+  int64_t bytes() const;            // held now; memory grows with the longest request seen
+  int64_t bytes_per_token() const;  // of a full cache
+
+  struct Impl;
+  Impl& impl() const { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace llada
