@@ -50,6 +50,15 @@ cdef extern from "llada/runtime.h" namespace "llada" nogil:
     string active_isa() except +llada_raise_python_error
 
 
+cdef extern from "llada/kv_cache.h" namespace "llada" nogil:
+    cdef cppclass KVCache:
+        KVCache(const Model&) except +llada_raise_python_error
+        int64_t length()
+        void truncate(int64_t) except +llada_raise_python_error
+        int64_t bytes()
+        int64_t bytes_per_token()
+
+
 cdef extern from "llada/model.h" namespace "llada" nogil:
     cdef cppclass ModelConfig:
         int64_t layers, d_model, heads, kv_heads, head_dim, mlp_hidden, vocabulary
@@ -65,6 +74,8 @@ cdef extern from "llada/model.h" namespace "llada" nogil:
         int64_t requests
         const int32_t* rows
         int64_t selected
+        const int32_t* positions
+        KVCache* const* caches
 
     cdef cppclass Model:
         Model(const ModelConfig&, DType, const string&, int) except +llada_raise_python_error

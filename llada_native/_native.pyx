@@ -1,5 +1,5 @@
 """The door to the C++ library: owns every C++ pointer, checks arguments, releases the GIL, makes one call."""
-from libc.stdint cimport int32_t, int64_t, uint16_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uintptr_t
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -136,7 +136,8 @@ cdef class NativeModel:
         finally:
             self.leave()
 
-    def hidden(self, const int32_t[::1] tokens, const int32_t[::1] lengths, const int32_t[::1] rows):
+    def hidden(self, const int32_t[::1] tokens, const int32_t[::1] lengths, const int32_t[::1] rows,
+               const int32_t[::1] positions=None, caches=None):
         """The final-norm output of the selected rows, float32 [len(rows), d_model].
 
         Parameters
@@ -146,28 +147,59 @@ cdef class NativeModel:
         lengths : int32 [requests]
         rows : int32 [selected]
             Ascending indices into tokens.
+        positions : int32 [requests], optional
+            Where each request's first token stands; above 0, its cache holds what is before. Default 0.
+        caches : sequence of NativeKVCache or None, optional
+            One a request.
         """
         cdef cpp.Model* model
+        cdef NativeKVCache cache
+        cdef vector[cpp.KVCache*] pointers
         if sum(lengths) != tokens.shape[0]:
             raise ValueError(f"lengths: expected a sum of {tokens.shape[0]} tokens, found {sum(lengths)}")
+        if positions is not None and positions.shape[0] != lengths.shape[0]:
+            raise ValueError(f"positions: expected one for each of {lengths.shape[0]} requests, found {positions.shape[0]}")
+        held = [] if caches is None else list(caches)
+        if held and len(held) != lengths.shape[0]:
+            raise ValueError(f"caches: expected one for each of {lengths.shape[0]} requests, found {len(held)}")
         out = np.empty((rows.shape[0], self.config.d_model), np.float32)
-        if rows.shape[0] == 0:
+        if rows.shape[0] == 0 and not any(c is not None for c in held):
             return out
         if lengths.shape[0] == 0 or tokens.shape[0] == 0:
             raise ValueError("tokens: expected at least one")
         cdef float[:, ::1] view = out
         cdef cpp.RaggedBatch batch
         batch.tokens, batch.lengths, batch.requests = &tokens[0], &lengths[0], lengths.shape[0]
-        batch.rows, batch.selected = &rows[0], rows.shape[0]
+        batch.rows, batch.selected = &rows[0] if rows.shape[0] else NULL, rows.shape[0]
+        if positions is not None:
+            batch.positions = &positions[0]
+        cdef float* target = &view[0, 0] if rows.shape[0] else NULL
         cdef cpp.Interrupt interrupt = interrupt_of(self)
         self.enter()
         try:
             model = self.get()
-            with nogil:
-                model.forward(batch, &view[0, 0], interrupt)
+            for item in held:
+                cache = item  # checks the type
+                pointers.push_back(<cpp.KVCache*> NULL if item is None else cache.get())
+            if held:
+                batch.caches = pointers.data()
+            for item in held:
+                if item is not None:
+                    (<NativeKVCache> item).calls += 1
+            try:
+                with nogil:
+                    model.forward(batch, target, interrupt)
+            finally:
+                for item in held:
+                    if item is not None:
+                        (<NativeKVCache> item).leave()
         finally:
             self.leave()
         return out
+
+    def create_kv_cache(self):
+        """An empty cache for one request of this model."""
+        return NativeKVCache(self)
 
     def head(self, const float[:, ::1] hidden, int64_t begin, int64_t end, float[:, ::1] out):
         """out[rows, end - begin] = logits of the tokens begin to end; begin is a multiple of 32."""
@@ -230,6 +262,63 @@ cdef class NativeModel:
     @property
     def workspace_bytes(self):
         return self.get().workspace_bytes()
+
+
+cdef class NativeKVCache:
+    """Keys and values of one request of a `NativeModel`, stored after RoPE as float32. Satisfies `llada_native.backend.Cache`.
+
+    Freed with the object or by `close`; a forward pass that is using it finishes first.
+    """
+    cdef unique_ptr[cpp.KVCache] cache
+    cdef int calls
+    cdef bint closing
+
+    def __cinit__(self, NativeModel model not None):
+        self.cache.reset(new cpp.KVCache(model.get()[0]))
+
+    cdef cpp.KVCache* get(self) except NULL:
+        if self.closing:
+            raise ValueError("the KV cache was dropped")
+        return self.cache.get()
+
+    cdef void leave(self) noexcept:
+        self.calls -= 1
+        if self.closing and self.calls == 0:
+            self.cache.reset()
+
+    def close(self):
+        self.closing = True
+        if self.calls == 0:
+            self.cache.reset()
+
+    @property
+    def closed(self):
+        return self.closing
+
+    @property
+    def length(self):
+        """Positions held."""
+        return self.get().length()
+
+    def truncate(self, int64_t length):
+        """Forget positions from `length` on."""
+        cdef cpp.KVCache* cache = self.get()
+        if self.calls:
+            raise ValueError("the KV cache is in use by a forward pass")
+        cache.truncate(length)
+
+    @property
+    def bytes(self):
+        return self.get().bytes()
+
+    @property
+    def bytes_per_token(self):
+        return self.get().bytes_per_token()
+
+    @property
+    def handle(self):
+        """The address of the C++ object."""
+        return <uintptr_t> self.get()
 
 
 cdef class PackedLinear:

@@ -1,7 +1,7 @@
 """What the decoding loop asks of a forward pass, and the table of a model's tensors."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +11,37 @@ from numpy.typing import NDArray
 from .config import ModelConfig
 
 
+class Cache(Protocol):
+    """Keys and values of one request, kept between forward passes of the backend that made it."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def length(self) -> int:
+        """Positions held."""
+        ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def bytes_per_token(self) -> int: ...
+
+    @property
+    def handle(self) -> int:
+        """What stands for it in the flat arrays of the C interface."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget positions from `length` on."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Backend(Protocol):
-    """A forward pass over ragged requests. Implemented by the C++ engine and by the NumPy reference."""
+    """A forward pass over ragged requests. Implemented by the C++ engine, the NumPy reference and the placeholder."""
 
     @property
     def name(self) -> str: ...
@@ -23,13 +52,20 @@ class Backend(Protocol):
     @property
     def closed(self) -> bool: ...
 
-    def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[Any]:
-        """Final-norm output [len(rows), d_model] of the selected rows of requests laid end to end."""
+    def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32],
+               positions: NDArray[np.int32] | None = None, caches: Sequence[Any] | None = None) -> NDArray[Any]:
+        """Final-norm output [len(rows), width] of the selected rows of requests laid end to end.
+
+        A request with a cache stands at its position: its keys and values replace those positions or extend the cache, and its rows
+        see all that the cache then holds.
+        """
         ...
 
     def head(self, hidden: NDArray[Any], begin: int, end: int, out: NDArray[np.float32]) -> None:
         """out[rows, end - begin] = logits of the tokens begin to end."""
         ...
+
+    def create_kv_cache(self) -> Cache: ...
 
     def close(self) -> None: ...
 

@@ -1,6 +1,7 @@
 """The same forward pass in NumPy: float64, slow and obviously right."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from .backend import TensorSource, tensor_specs
+from .config import ModelConfig
 
 Array = NDArray[np.float64]
 
@@ -40,25 +42,37 @@ class ReferenceModel:
         if self.closed:
             raise ValueError("the model is closed")
 
-    def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32]) -> Array:
+    def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32],
+               positions: NDArray[np.int32] | None = None, caches: Sequence[ReferenceCache | None] | None = None) -> Array:
         self._open()
         ends = np.cumsum(lengths)
-        out = [self._request(tokens[end - n:end]) for n, end in zip(lengths, ends, strict=True)]
+        starts = np.zeros(len(lengths), np.int32) if positions is None else positions
+        held = [None] * len(lengths) if caches is None else caches
+        out = [self._request(tokens[end - n:end], int(start), cache)
+               for n, end, start, cache in zip(lengths, ends, starts, held, strict=True)]
         return np.concatenate(out)[rows]
+
+    def create_kv_cache(self) -> ReferenceCache:
+        return ReferenceCache(self.config)
 
     def head(self, hidden: Array, begin: int, end: int, out: NDArray[np.float32]) -> None:
         self._open()
         out[...] = hidden @ self.weights["head", -1][begin:end].astype(np.float64).T
 
-    def _request(self, tokens: NDArray[np.int32]) -> Array:
+    def _request(self, tokens: NDArray[np.int32], start: int, cache: ReferenceCache | None) -> Array:
         c = self.config
-        cos, sin = rotary_tables(len(tokens), c.head_dim, c.rope_theta)
+        if not 0 <= start <= (cache.length if cache else 0):
+            raise ValueError(f"positions: expected 0 to {cache.length if cache else 0} (what the cache holds), found {start}")
+        cos, sin = (table[start:] for table in rotary_tables(start + len(tokens), c.head_dim, c.rope_theta))
         x = self.weights["embedding", -1][tokens].astype(np.float64)
         for i in range(c.n_layers):
             h = rms_norm(x, self.weight("attn_norm", i), c.rms_norm_eps)
             q, k, v = (split_heads(h @ self.weight(f"{n}_proj", i).T, c.head_dim) for n in "qkv")
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            if cache is not None:
+                k, v = cache.replace(i, start, k, v)
             k, v = (np.repeat(t, c.n_heads // c.n_kv_heads, axis=0) for t in (k, v))
-            scores = rotate(q, cos, sin) @ rotate(k, cos, sin).swapaxes(1, 2) / np.sqrt(c.head_dim)
+            scores = q @ k.swapaxes(1, 2) / np.sqrt(c.head_dim)
             attended = (softmax(scores, axis=-1) @ v).swapaxes(0, 1).reshape(len(tokens), -1)
             x = x + attended @ self.weight("o_proj", i).T
             h = rms_norm(x, self.weight("mlp_norm", i), c.rms_norm_eps)
@@ -73,6 +87,42 @@ class ReferenceModel:
     def weight_bytes(self) -> int:
         self._open()
         return sum(self.weights[s.role, s.layer].nbytes for s in tensor_specs(self.config))
+
+
+class ReferenceCache:
+    """Keys and values of one request: a list of [kv_heads, length, head_dim] arrays, one a layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        empty = np.zeros((config.n_kv_heads, 0, config.head_dim))
+        self.keys, self.values = [empty] * config.n_layers, [empty] * config.n_layers
+        self.bytes_per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 8
+        self.closed = False
+
+    @property
+    def handle(self) -> int:
+        return id(self)
+
+    @property
+    def length(self) -> int:
+        return int(self.keys[-1].shape[1]) if self.keys else 0
+
+    @property
+    def bytes(self) -> int:
+        return self.length * self.bytes_per_token
+
+    def replace(self, layer: int, start: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Store keys and values from `start` on; all that the layer then holds."""
+        for held, new in ((self.keys, k), (self.values, v)):
+            held[layer] = np.concatenate([held[layer][:, :start], new, held[layer][:, start + new.shape[1]:]], axis=1)
+        return self.keys[layer], self.values[layer]
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length: expected 0 to {self.length}, found {length}")
+        self.keys, self.values = [k[:, :length] for k in self.keys], [v[:, :length] for v in self.values]
+
+    def close(self) -> None:
+        self.keys, self.values, self.closed = [], [], True
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
