@@ -113,7 +113,8 @@ class Model:
     def infer(self, requests: list[Any], positions: Any = None, caches: Any = None, temperature: Any = None, topk: Any = None,
               topp: Any = None, ends: Any = None, uniform: Callable[[], float] | None = None) -> Any:
         arguments, alive = self.arguments(requests, positions, caches)
-        temperature, topk, topp, ends = array(temperature, np.float32), array(topk, np.uint32), array(topp, np.float32), array(ends, np.uint32)
+        temperature, topp = array(temperature, np.float32), array(topp, np.float32)
+        topk, ends = array(topk, np.uint32), array(ends, np.uint32)
         output, where = np.full(len(requests), 77, np.uint32), np.full(len(requests), 77, np.uint32)
         confidence = np.full(len(requests), 77.0)
         callback = UNIFORM(lambda state: uniform()) if uniform else None
@@ -305,9 +306,35 @@ def test_truncated_weights(place: str, tmp_path: Path) -> None:
     refused(folder, BAD_FILE)
 
 
+def hole(folder: Path) -> None:
+    """Four bytes before the last tensor that belong to none."""
+
+    def shift(entries: dict[str, Any]) -> None:
+        last = max(entries.values(), key=lambda entry: entry["data_offsets"][1])
+        last["data_offsets"] = [offset + 4 for offset in last["data_offsets"]]
+
+    bad.after(bad.header(shift), bad.bytes_of_weights(lambda data: data + bytes(4)))(folder)
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (hole, r"not a valid safetensors file .*expected a tensor at offset \d+, found one at"),
+    (bad.header(bad.swap("shape", [32, 2**57 + 1])), "more elements than 64 bits count"),  # 2^64 + 128 bytes
+    (bad.header(lambda entries: entries.update(__metadata__={"format": 7})), "__metadata__"),
+    (bad.raw_header(b'{"a": {}, "a": {}}'), "duplicate key 'a'"),
+    (bad.header(bad.swap("data_offsets", [0])), "data_offsets: expected two"),
+    (bad.mapped("C:x.safetensors"), "expected the name of a .safetensors file in this folder, found 'C:x.safetensors'"),
+], ids=["hole", "overflow", "metadata", "duplicate", "one offset", "drive"])
+def test_more_damage(damage: bad.Damage, message: str, tmp_path: Path) -> None:
+    folder = bad.good(tmp_path / "model")
+    damage(folder)
+    refused(folder, BAD_FILE)
+    assert failed(BAD_FILE, message)
+
+
 MALFORMED = {
     "lone surrogate": rb'"\ud800"', "reversed surrogates": rb'"\ude00\ud83d"', "short escape": rb'"\u12"', "odd escape": rb'"\x41"',
-    "control character": b'"a\nb"', "overlong": b'"\xc0\xaf"', "surrogate in UTF-8": b'"\xed\xa0\x80"', "beyond Unicode": b'"\xf4\x90\x80\x80"',
+    "control character": b'"a\nb"', "overlong": b'"\xc0\xaf"', "surrogate in UTF-8": b'"\xed\xa0\x80"',
+    "beyond Unicode": b'"\xf4\x90\x80\x80"',
     "cut character": b'"\xe2\x82"', "leading zero": b"01", "bare minus": b"-", "no fraction": b"1.", "no exponent": b"1e", "plus": b"+1",
     "hexadecimal": b"0x10", "trailing comma": b"[1,]", "comment": b"1 // one", "single quotes": b"'a'", "two values": b"1 2",
     "unknown word": b"nil", "a NUL": b"1\0", "no colon": b'{"a" 1}', "number as key": b"{1: 2}", "unclosed": b'{"a": [1',
@@ -447,7 +474,8 @@ def test_a_prefix_is_reused(model: Model) -> None:
         np.testing.assert_array_equal(part, whole[begin:])
     assert model.forward([[1, 2]], [50], [cache])[0] == OK  # extends it
     assert model.forward([[3]], [52], [cache])[0] == OK
-    assert model.forward([[3]], [54], [cache])[0] == INVALID_ARGUMENT and failed(INVALID_ARGUMENT, r"req_pos\[0\]: expected 0 to 53.*found 54")
+    assert model.forward([[3]], [54], [cache])[0] == INVALID_ARGUMENT
+    assert failed(INVALID_ARGUMENT, r"req_pos\[0\]: expected 0 to 53.*found 54")
     assert lib.dropKVCache(model.handle, cache) == OK
 
 

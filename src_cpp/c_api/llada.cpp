@@ -164,11 +164,15 @@ struct LayerTensor {
 
 std::vector<LayerTensor> layer_tensors(const LLaDAWeights& w, const ModelConfig& c) {
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  return {{"weights.attn_norm", w.attn_norm, Tensor::attn_norm, c.d_model}, {"weights.q_proj", w.q_proj, Tensor::q_proj, q},
-          {"weights.k_proj", w.k_proj, Tensor::k_proj, kv},                 {"weights.v_proj", w.v_proj, Tensor::v_proj, kv},
-          {"weights.o_proj", w.o_proj, Tensor::o_proj, c.d_model},          {"weights.mlp_norm", w.mlp_norm, Tensor::mlp_norm, c.d_model},
+  return {{"weights.attn_norm", w.attn_norm, Tensor::attn_norm, c.d_model},
+          {"weights.q_proj", w.q_proj, Tensor::q_proj, q},
+          {"weights.k_proj", w.k_proj, Tensor::k_proj, kv},
+          {"weights.v_proj", w.v_proj, Tensor::v_proj, kv},
+          {"weights.o_proj", w.o_proj, Tensor::o_proj, c.d_model},
+          {"weights.mlp_norm", w.mlp_norm, Tensor::mlp_norm, c.d_model},
           {"weights.gate_proj", w.gate_proj, Tensor::gate_proj, c.mlp_hidden},
-          {"weights.up_proj", w.up_proj, Tensor::up_proj, c.mlp_hidden},    {"weights.down_proj", w.down_proj, Tensor::down_proj, c.d_model}};
+          {"weights.up_proj", w.up_proj, Tensor::up_proj, c.mlp_hidden},
+          {"weights.down_proj", w.down_proj, Tensor::down_proj, c.d_model}};
 }
 
 void check_weights(const LLaDAWeights& w, const ModelConfig& c) {
@@ -202,7 +206,8 @@ struct Rules {
   llada::DrawRule of(uint32_t r) const {
     const llada::DrawRule rule{temperature ? temperature[r] : 0.0, topk ? topk[r] : 0, topp ? topp[r] : 1.0};
     if (!(rule.temperature >= 0 && rule.temperature <= kLargestNumber))
-      throw std::invalid_argument(entry("temperature", r) + ": expected a number from 0 to 1e30, found " + std::to_string(rule.temperature));
+      throw std::invalid_argument(entry("temperature", r) + ": expected a number from 0 to 1e30, found " +
+                                  std::to_string(rule.temperature));
     if (!(rule.top_p > 0 && rule.top_p <= 1))
       throw std::invalid_argument(entry("topp", r) + ": expected a number above 0 and up to 1, found " + std::to_string(rule.top_p));
     if (rule.temperature > 0 && !uniform.next)

@@ -72,8 +72,9 @@ DType dtype_of(const std::string& name) {
 // A plain name on every system: no separator, no drive, no control character.
 bool plain_name(const std::string& name) {
   const std::string ending = ".safetensors";
+  const auto barred = [](char c) { return c == '/' || c == '\\' || c == ':' || static_cast<unsigned char>(c) < 0x20; };
   return name.size() > ending.size() && name.compare(name.size() - ending.size(), ending.size(), ending) == 0 &&
-         std::none_of(name.begin(), name.end(), [](char c) { return c == '/' || c == '\\' || c == ':' || static_cast<unsigned char>(c) < 0x20; });
+         std::none_of(name.begin(), name.end(), barred);
 }
 
 }  // namespace
