@@ -34,9 +34,12 @@ typedef enum LLaDAStatus {
   LLADA_INTERNAL = 6
 } LLaDAStatus;
 
-typedef enum LLaDADType { LLADA_FLOAT32 = 0, LLADA_BFLOAT16 = 1, LLADA_FLOAT16 = 2 } LLaDADType;
+/* What callers pass is int: any value is then defined, and wrong ones can be refused. */
+typedef int LLaDADType;
+enum { LLADA_FLOAT32 = 0, LLADA_BFLOAT16 = 1, LLADA_FLOAT16 = 2 };
 
-typedef enum LLaDADevice {
+typedef int LLaDADevice;
+enum {
   LLADA_CPU = 0, /* the only one of this build */
   LLADA_NVIDIA = 1,
   LLADA_CAMBRICON = 2,
@@ -46,7 +49,7 @@ typedef enum LLaDADevice {
   LLADA_ILUVATAR = 6,
   LLADA_KUNLUN = 7,
   LLADA_HYGON = 8
-} LLaDADevice;
+};
 
 typedef struct LLaDAModel LLaDAModel;     /* calls from several threads take turns */
 typedef struct LLaDAKVCache LLaDAKVCache; /* keys and values of one request; one call at a time uses it */

@@ -77,15 +77,14 @@ LLaDAStatus guarded(const Body& body) noexcept {
 
 void check_device(LLaDADevice device, int ndev, const int* dev_ids) {
   static const char* const names[] = {"CPU", "NVIDIA", "CAMBRICON", "ASCEND", "METAX", "MOORE", "ILUVATAR", "KUNLUN", "HYGON"};
-  const int i = static_cast<int>(device);
-  if (i < 0 || i > LLADA_HYGON) throw UnsupportedError("device: expected LLADA_CPU (0), found " + std::to_string(i));
-  if (device != LLADA_CPU) throw UnsupportedError(std::string("device: this build runs on the CPU only, found ") + names[i]);
+  if (device < 0 || device > LLADA_HYGON) throw UnsupportedError("device: expected LLADA_CPU (0), found " + std::to_string(device));
+  if (device != LLADA_CPU) throw UnsupportedError(std::string("device: this build runs on the CPU only, found ") + names[device]);
   if (ndev != 1)
     throw std::invalid_argument("ndev: expected 1, found " + std::to_string(ndev) + "; lladaSetThreads sets how many cores are used");
   if (dev_ids && dev_ids[0] != 0) throw std::invalid_argument("dev_ids[0]: expected 0, found " + std::to_string(dev_ids[0]));
 }
 
-void check_dtype(const char* name, int dtype, int largest, const char* expected) {
+void check_dtype(const char* name, LLaDADType dtype, int largest, const char* expected) {
   if (dtype < 0 || dtype > largest)
     throw UnsupportedError(std::string(name) + ": expected " + expected + ", found " +
                            (dtype == LLADA_FLOAT16 ? "float16" : std::to_string(dtype)));
