@@ -1,4 +1,4 @@
-"""Build: one static library of C++ per instruction set, linked once into `_native`. The rest is in pyproject.toml."""
+"""Build: one static library of C++ per instruction set, linked into `_native` and into libllada. The rest is in pyproject.toml."""
 import os
 import platform
 import sys
@@ -10,6 +10,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_clib import build_clib
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 MSVC = sys.platform == "win32"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -29,6 +30,9 @@ ISAS = {
                ["/arch:AVX512"], True),
 }
 INCLUDE = ["include", "src_cpp"]
+C_HEADER = "include/llada/llada.h"
+C_INTERFACE = "src_cpp/c_api/llada.cpp"
+SHARED = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 # What the linked module depends on: a change in any of them links it anew.
 SOURCES = glob("src_cpp/**/*.cpp", recursive=True)
 HEADERS = glob("include/llada/*.h") + glob("src_cpp/**/*.h", recursive=True)
@@ -43,7 +47,7 @@ def libraries():
     """The core first, then the kernels that it refers to: the linker resolves names from left to right."""
     isas = {name: msvc if MSVC else gcc for name, (gcc, msvc, x86_only) in ISAS.items() if X86 or not x86_only}
     kernels = set(glob("src_cpp/kernels/kernels_*.cpp"))
-    core = [f for f in glob("src_cpp/**/*.cpp", recursive=True) if f not in kernels]
+    core = [f for f in glob("src_cpp/**/*.cpp", recursive=True) if f not in kernels | {C_INTERFACE}]
     return [library("llada_core", core, macros=[("LLADA_X86_KERNELS", "1")] if X86 else []),
             *(library(f"llada_{name}", [f"src_cpp/kernels/kernels_{name}.cpp"], flags) for name, flags in isas.items())]
 
@@ -63,9 +67,40 @@ class ParallelBuildClib(build_clib):
 
 
 class ParallelBuildExt(build_ext):
+    """Compiles all extensions at once. `libllada` among them is no Python module: it has a library's name and exports."""
+
     def finalize_options(self):
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
+        self.ext_map["libllada"].define_macros.append(("LLADA_VERSION", f'"{self.distribution.get_version()}"'))
+
+    def get_ext_filename(self, fullname):
+        if fullname.split(".")[-1] == "libllada":
+            return os.path.join(*fullname.split(".")) + SHARED
+        return super().get_ext_filename(fullname)
+
+    def get_export_symbols(self, ext):
+        return [] if ext.name.endswith(".libllada") else super().get_export_symbols(ext)
+
+
+class BuildPy(build_py):
+    """Adds the C header to the package; in-place builds have it in include/."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = os.path.join(self.build_lib, "llada_native", C_HEADER)
+            self.mkpath(os.path.dirname(target))
+            self.copy_file(C_HEADER, target)
+
+
+def shared_library(archives):
+    links = {"linux": ["-Wl,-soname,libllada.so", "-Wl,--version-script=src_cpp/c_api/exports.map", "-Wl,-z,nodelete"],  # threads stay
+             "darwin": ["-Wl,-install_name,@rpath/libllada.dylib"]}
+    return Extension("llada_native.libllada", [C_INTERFACE], language="c++", include_dirs=INCLUDE, libraries=archives,
+                     define_macros=[("LLADA_BUILDING", "1")], extra_compile_args=CFLAGS,
+                     extra_link_args=[*links.get(sys.platform, []), *EXTRA],
+                     depends=["pyproject.toml", "src_cpp/c_api/exports.map", *HEADERS, *SOURCES])
 
 
 def extensions():
@@ -84,4 +119,5 @@ def extensions():
                              "cdivision": True, "embedsignature": True})
 
 
-setup(libraries=libraries(), ext_modules=extensions(), cmdclass={"build_clib": ParallelBuildClib, "build_ext": ParallelBuildExt})
+setup(libraries=libraries(), ext_modules=[*extensions(), shared_library([name for name, _ in libraries()])],
+      cmdclass={"build_clib": ParallelBuildClib, "build_ext": ParallelBuildExt, "build_py": BuildPy})

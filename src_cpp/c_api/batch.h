@@ -1,0 +1,60 @@
+// The arguments of a call of the C interface, checked under their names there, as a RaggedBatch.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "llada/llada.h"
+#include "llada/model.h"
+
+struct LLaDAModel {
+  LLaDAModel(const LLaDAMeta& meta, const llada::ModelConfig& config, int threads);
+
+  const LLaDAMeta meta;
+  const uint64_t serial;  // tells the models of a process apart, whose addresses may be used again
+  llada::Model model;
+};
+
+struct LLaDAKVCache {
+  explicit LLaDAKVCache(const LLaDAModel& owner) : model(owner.serial), cache(owner.model) {}
+
+  const uint64_t model;  // serial number
+  llada::KVCache cache;
+};
+
+namespace llada {
+
+struct RequestArrays {
+  const uint32_t* tokens;
+  uint32_t ntok;
+  const uint32_t* req_lens;
+  uint32_t nreq;
+  const uint32_t* req_pos;
+  LLaDAKVCache* const* kv_caches;
+};
+
+class Batch {
+ public:
+  // Throws std::invalid_argument.
+  Batch(const LLaDAModel& model, const RequestArrays& arrays);
+
+  void select(int32_t row) { rows_.push_back(row); }  // in ascending order
+  const std::vector<int32_t>& rows() const { return rows_; }
+
+  // hidden[rows(), d_model]
+  std::vector<float> forward(const Model& model) const;
+
+ private:
+  void check_cache(const LLaDAModel& model, const RequestArrays& arrays, uint32_t request, uint32_t position) const;
+
+  std::vector<int32_t> tokens_, lengths_, positions_, rows_;
+  std::vector<KVCache*> caches_;  // [requests], null without one
+};
+
+std::string entry(const char* name, uint32_t i);
+
+// Throws std::invalid_argument for NULL.
+void require(const void* pointer, const std::string& name);
+
+}  // namespace llada
