@@ -19,7 +19,8 @@ EXTRA = os.environ.get("LLADA_CXXFLAGS", "").split()  # for sanitizers and -Werr
 
 # Baseline flags. Contraction is off so that float arithmetic is what the source says on every platform.
 CFLAGS = (["/O2", "/std:c++17", "/EHsc"] if MSVC else
-          ["-O3", "-std=c++17", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-lto"]) + EXTRA
+          ["-O3", "-std=c++17", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-lto",
+           "-g0"]) + EXTRA
 # Headers of GCC 12 warn about their own undefined-value intrinsics (GCC bug 105593).
 GCC_AVX512 = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 # name: (gcc and clang flags, msvc flags, x86 only)

@@ -4,7 +4,8 @@ from functools import cache
 import numpy as np
 
 from llada_native import _sampler
-from llada_native.decoding import VOCABULARY_TILE, random_streams
+from llada_native.canvas import random_streams
+from llada_native.denoiser import VOCABULARY_TILE
 
 from .common import LLADA_8B, ShortCall
 
@@ -27,12 +28,11 @@ class Sampler(ShortCall):
 
     def setup(self, temperature):
         self.tiles = tiles()
-        self.requests = np.zeros(ROWS, np.int32)
-        self.sampler = _sampler.RowSampler(ROWS, temperature, 0.0, [], [], random_streams(0, 1))
-        self.sampler.begin(ROWS)
+        self.sampler = _sampler.RowSampler()
+        self.sampler.begin([_sampler.Rule(random_streams(0, 1)[0], temperature)], np.zeros(ROWS, np.int32))
 
     def time_consume(self, *_):
         for begin, tile in self.tiles:
-            self.sampler.consume(tile, begin, self.requests)
+            self.sampler.consume(tile, begin)
 
     time_consume.version = "1"

@@ -12,7 +12,9 @@ if find_spec("llada_native._native") is None:
                       "the installed package, or build them in place with 'make build'")
 
 from .config import ModelConfig
+from .device import DeviceType
 from .errors import (
+    EngineError,
     GenerationCancelled,
     LladaError,
     ModelFormatError,
@@ -20,20 +22,31 @@ from .errors import (
     NonFiniteLogitsError,
     UnsupportedModelError,
 )
+from .kv_cache import KVCache
+from .library import get_include, get_library
 from .machine import cpu_info
-from .model import LLaDAForCausalLM, generate
+from .model import LLaDAForCausalLM, generate, generate_with_cpp_model
 from .options import GenerationOptions
 from .result import GenerationResult, Step
+from .tasks import InferTask, LLaDABatchedTask
+
+LLaDAForCauslLM = LLaDAForCausalLM  # the spelling of the first LLaDA engine with a task interface
 
 __version__ = "0.1.0"
 
 logging.getLogger("llada_native").addHandler(logging.NullHandler())
 
 __all__ = [
+    "DeviceType",
+    "EngineError",
     "GenerationCancelled",
     "GenerationOptions",
     "GenerationResult",
+    "InferTask",
+    "KVCache",
+    "LLaDABatchedTask",
     "LLaDAForCausalLM",
+    "LLaDAForCauslLM",
     "LladaError",
     "ModelConfig",
     "ModelFormatError",
@@ -43,4 +56,7 @@ __all__ = [
     "UnsupportedModelError",
     "cpu_info",
     "generate",
+    "generate_with_cpp_model",
+    "get_include",
+    "get_library",
 ]

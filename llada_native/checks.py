@@ -29,6 +29,14 @@ def scale(name: str, value: object) -> float:
     return float(number)
 
 
+def positive(name: str, value: object, high: float) -> float:
+    """A number above 0 and up to `high`."""
+    number = scale(name, value)
+    if not 0 < number <= high:
+        raise ValueError(f"{name}: expected a number above 0 and up to {high:g}, found {value}")
+    return number
+
+
 def boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected True or False, found {value!r}")
@@ -50,6 +58,12 @@ def token_id(name: str, value: object, vocabulary: int) -> int:
     if not 0 <= value < vocabulary:
         raise ValueError(f"{name}: expected a token id from 0 to {vocabulary - 1}, found {value}")
     return int(value)
+
+
+def token_ids(name: str, values: object, vocabulary: int) -> tuple[int, ...]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected a list of token ids, found {values!r}")
+    return tuple(token_id(f"{name}[{i}]", value, vocabulary) for i, value in enumerate(values))
 
 
 def threads(name: str, value: object) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 
 from . import __version__
 from .errors import LladaError
+from .loading import GIB
 from .machine import available_memory, cpu_info
-from .model import GIB, LLaDAForCausalLM
+from .model import LLaDAForCausalLM
 from .result import GenerationResult
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -57,10 +58,10 @@ def _generate(a: argparse.Namespace) -> int:
     prompts = [_read_stdin() if text == "-" else text for text in a.prompt or ["-"]]
     options = {name: getattr(a, name) for name in ("max_steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking")}
     options = {name: value for name, value in options.items() if value is not None}
-    flag = {"off": False, "on": True, "compat": "compat"}[a.confidence_eos_eot_inf]
+    flags: dict[str, bool | str] = {"off": False, "on": True, "compat": "compat"}
     with _load(a) as model:
         result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose,
-                                logits_eos_inf=a.logits_eos_inf, confidence_eos_eot_inf=flag, **options)
+                                logits_eos_inf=a.logits_eos_inf, confidence_eos_eot_inf=flags[a.confidence_eos_eot_inf], **options)
     print(json.dumps(_as_json(prompts, result), ensure_ascii=False) if a.json else result)
     return EXIT_OK
 

@@ -17,6 +17,10 @@ class ModelMemoryError(LladaError, MemoryError):
     """The model does not fit into memory."""
 
 
+class EngineError(LladaError, RuntimeError):
+    """A backend failed in the middle of its work. The message says in what, with which shapes."""
+
+
 class NonFiniteLogitsError(LladaError, ArithmeticError):
     """A row of logits has a NaN, or no finite value at all: the weights are damaged."""
 

@@ -9,25 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _native, checks
+from . import _native, checks, placeholder
 from .backend import Backend, TensorSource
-from .checkpoint import Checkpoint, RandomWeights, read_json
+from .canvas import Canvas, random_streams
+from .checkpoint import Checkpoint, RandomWeights
 from .config import ModelConfig
-from .decoding import VOCABULARY_TILE, Denoising, random_streams
-from .errors import GenerationCancelled, ModelFormatError, ModelMemoryError
-from .machine import available_memory, default_threads
-from .options import GenerationOptions
+from .decoding import Denoising
+from .denoiser import Denoiser, Request
+from .device import DeviceType, check_device
+from .errors import GenerationCancelled, LladaError, ModelFormatError
+from .fallback import ENGINE_FAILURES, checked_fallback, report
+from .kv_cache import KVCache
+from .loading import DTYPES, ConfigOnly, check_engine, generation_defaults, load_backend, token_defaults
+from .options import LARGEST_SEED, GenerationOptions, checked_seed
 from .progress import print_step
-from .prompts import encode_prompts, id_rows, token_rows
+from .prompts import encode_continuations, encode_prompts, fixed_answers, id_rows, infill_texts, token_rows
 from .result import GenerationResult, IntArray, Step
-from .tokenizer import Tokenizer, special_token_id
+from .scoring import log_likelihood
+from .tasks import InferTask, one_round
+from .tokenizer import Tokenizer
 
-DTYPES = ("auto", "float32", "bfloat16")
-BACKENDS = ("native", "reference")
 DEMO = Path(__file__).parent / "demo"
-EOT = "<|eot_id|>"
-GIB = 1 << 30
-LARGEST_SEED = (1 << 128) - 1
 
 
 class LLaDAForCausalLM:
@@ -37,14 +39,22 @@ class LLaDAForCausalLM:
     ----------
     model_dir_path : path, optional
         A Hugging Face folder: config.json, safetensors weights, tokenizer.json. Without it, the demo model of this package.
+    device : DeviceType
+        DEVICE_TYPE_CPU; this build has no other.
+    ndev : int
+        1: all cores are one device.
+    max_tokens : int, optional
+        Most tokens of a prompt with its answer; default the checkpoint's max_sequence_length.
     dtype : {"auto", "float32", "bfloat16"}
         Of the weights in memory. "auto" keeps bfloat16 checkpoints as they are and holds others as float32. Arithmetic is float32.
-    backend : {"native", "reference"}
-        The C++ engine, or NumPy in float64: the same answers, slowly.
+    backend : {"native", "reference", "placeholder"}
+        The C++ engine; NumPy in float64: the same answers, slowly; or pseudo-logits without weights, for trying out the wiring.
     num_threads : int, optional
         Default: the cores this process may use.
     isa : str, optional
         A build of the kernels from `cpu_info`; default the fastest, or LLADA_ISA.
+    fallback : {None, "reference", "placeholder"}
+        What to go on with, after a RuntimeWarning, when the C++ engine cannot be set up. None raises.
 
     Raises
     ------
@@ -52,8 +62,8 @@ class LLaDAForCausalLM:
         The folder is malformed, or asks for what this version lacks.
     ModelMemoryError
         The weights do not fit into memory.
-    ValueError
-        An argument is out of range.
+    TypeError, ValueError
+        An argument is of the wrong type or out of range.
 
     Notes
     -----
@@ -61,32 +71,36 @@ class LLaDAForCausalLM:
     again. As a context manager it frees its memory at the end.
     """
 
-    def __init__(self, model_dir_path: str | Path | None = None, *, dtype: str = "auto", backend: str = "native",
-                 num_threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(self, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
+                 max_tokens: int | None = None, *, dtype: str = "auto", backend: str = "native", num_threads: int | None = None,
+                 isa: str | None = None, fallback: str | None = None) -> None:
         if model_dir_path is not None and not isinstance(model_dir_path, str | Path):
             raise TypeError(f"model_dir_path: expected a folder's path, found {model_dir_path!r}")
-        _check_engine(dtype, backend, num_threads, isa)
+        check_device(device, ndev)
+        check_engine(dtype, backend, num_threads, isa, fallback)
         folder = Path(model_dir_path) if model_dir_path is not None else DEMO
-        source = Checkpoint(folder)
+        source = ConfigOnly(folder) if backend == "placeholder" else Checkpoint(folder)
         if dtype == "auto":
-            dtype = "bfloat16" if set(source.dtypes.values()) == {"bfloat16"} else "float32"
+            stored = set(source.dtypes.values()) if isinstance(source, Checkpoint) else set()
+            dtype = "bfloat16" if stored == {"bfloat16"} else "float32"
         tokenizer = Tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
         if tokenizer is not None and tokenizer.largest_id >= source.config.vocabulary:
             raise ModelFormatError(f"{tokenizer.path}: expected token ids below {source.config.vocabulary} (rows of the embedding), "
                                    f"found {tokenizer.largest_id}")
-        self._set_up(source, tokenizer, dtype, backend, num_threads, isa)
-        self._defaults = _generation_defaults(folder, source.config, tokenizer)
         self._recipe: tuple[Any, ...] = ("from_pretrained", model_dir_path)
+        self._set_up(source, tokenizer, generation_defaults(folder, source.config, tokenizer), max_tokens,
+                     {"dtype": dtype, "backend": backend, "num_threads": num_threads, "isa": isa, "fallback": fallback})
 
     @classmethod
-    def from_pretrained(cls, model_dir_path: str | Path | None = None, *, dtype: str = "auto", backend: str = "native",
-                        num_threads: int | None = None, isa: str | None = None) -> LLaDAForCausalLM:
+    def from_pretrained(cls, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
+                        max_tokens: int | None = None, **arguments: Any) -> LLaDAForCausalLM:
         """Load a checkpoint folder; the same as the constructor."""
-        return cls(model_dir_path, dtype=dtype, backend=backend, num_threads=num_threads, isa=isa)
+        return cls(model_dir_path, device, ndev, max_tokens, **arguments)
 
     @classmethod
     def random(cls, config: ModelConfig | dict[str, Any], dtype: str = "bfloat16", seed: int = 0, *, backend: str = "native",
-               num_threads: int | None = None, isa: str | None = None) -> LLaDAForCausalLM:
+               max_tokens: int | None = None, num_threads: int | None = None, isa: str | None = None,
+               fallback: str | None = None) -> LLaDAForCausalLM:
         """A model of any shape with random weights and no tokenizer, for benchmarks without a download.
 
         Parameters
@@ -98,56 +112,84 @@ class LLaDAForCausalLM:
         """
         checks.one_of("dtype", dtype, DTYPES[1:])
         checks.whole_number("seed", seed, 0, LARGEST_SEED)
+        check_engine(dtype, backend, num_threads, isa, fallback)
         if isinstance(config, dict):
             config = ModelConfig.from_dict(config, "config")
         elif not isinstance(config, ModelConfig):
             raise TypeError(f"config: expected a ModelConfig or a dict, found {config!r}")
         model = cls.__new__(cls)
-        model._set_up(RandomWeights(config, seed), None, dtype, backend, num_threads, isa)
-        model._defaults = _token_defaults(config, None, None)
         model._recipe = ("random", config, seed)
+        model._set_up(RandomWeights(config, seed), None, token_defaults(config, None, None), max_tokens,
+                      {"dtype": dtype, "backend": backend, "num_threads": num_threads, "isa": isa, "fallback": fallback})
         return model
 
-    def _set_up(self, source: TensorSource, tokenizer: Tokenizer | None, dtype: str, backend: str, num_threads: int | None,
-                isa: str | None) -> None:
-        _check_engine(dtype, backend, num_threads, isa)
+    def _set_up(self, source: TensorSource, tokenizer: Tokenizer | None, defaults: dict[str, Any], max_tokens: int | None,
+                engine: dict[str, Any]) -> None:
         self.config: ModelConfig = source.config
         self.tokenizer = tokenizer
-        self.dtype = dtype if backend == "native" else "float64"
-        self._arguments = {"dtype": dtype, "backend": backend, "num_threads": num_threads, "isa": isa}
+        largest = self.config.max_sequence_length
+        self.max_tokens = largest if max_tokens is None else checks.whole_number("max_tokens", max_tokens, 1, largest)
+        self._source, self._defaults, self._engine = source, defaults, engine
+        self._substitutes: dict[str, Backend] = {}
+        fallback = engine["fallback"]
+        arguments = engine["dtype"], engine["num_threads"], engine["isa"]
         self._backend: Backend
-        if backend == "reference":
-            from .reference import ReferenceModel
+        try:
+            self._backend = load_backend(source, engine["backend"], *arguments)
+        except (LladaError, MemoryError, RuntimeError, ValueError) as e:
+            if fallback is None or engine["backend"] != "native" or isinstance(e, ModelFormatError):
+                raise
+            report(e, fallback, self._facts(), stacklevel=3)
+            self._backend = load_backend(source, fallback, *arguments)
 
-            self._backend = ReferenceModel(source)
-        else:
-            self._backend = _load_native(source, dtype, default_threads() if num_threads is None else num_threads, isa or "")
+    def _substitute(self, backend: str) -> Backend:
+        """A backend to go on with after a failure, made when first needed."""
+        if backend not in self._substitutes:
+            self._substitutes[backend] = load_backend(self._source, backend, self._engine["dtype"], None, None)
+        return self._substitutes[backend]
+
+    def _facts(self) -> dict[str, Any]:
+        """What a report of a failure needs to know of the model."""
+        c, engine = self.config, self._engine
+        return {"architecture": c.architecture, "layers": c.n_layers, "d_model": c.d_model, "heads": c.n_heads, "kv_heads": c.n_kv_heads,
+                "mlp_hidden_size": c.mlp_hidden_size, "vocabulary": c.vocabulary, "dtype": engine["dtype"],
+                "isa": engine["isa"] or "default", "num_threads": engine["num_threads"] or "default"}
 
     # ---- generation
 
-    def generate(self, prompts: Any, *, attention_mask: Any = None, chat: bool | str = "auto",
-                 seed: int | Sequence[int] | None = None, callback: Callable[[Step], object] | None = None, verbose: bool = False,
-                 **options: Any) -> GenerationResult:
+    def generate(self, prompts: Any, max_steps: int | None = None, gen_length: int | None = None, block_length: int | None = None,
+                 temperature_: float | None = None, cfg_scale: float | None = None, remasking: str | None = None,
+                 mask_id: int | None = None, logits_eos_inf: bool | None = None, confidence_eos_eot_inf: bool | str | None = None,
+                 verbose: bool = False, topp_: float | None = None, topk_: int | None = None, *, attention_mask: Any = None,
+                 chat: bool | str = "auto", seed: int | Sequence[int] | None = None, constraints: Any = None,
+                 callback: Callable[[Step], object] | None = None, fallback: str | None = None, **options: Any) -> GenerationResult:
         """Answer prompts.
 
         Parameters
         ----------
         prompts : str, list of str, chat messages, list of chat messages, or integers
-            Integers: one prompt in one dimension, several in two or as a list of arrays of any lengths.
+            Integers: one prompt in one dimension, several in two or as a list of arrays of any lengths. Any kind of array will do.
+        max_steps, gen_length, block_length, temperature_, cfg_scale, remasking, mask_id, logits_eos_inf, confidence_eos_eot_inf, topp_, \
+        topk_
+            As `GenerationOptions` has them; None is the default. Unset lengths come from the checkpoint's generation_config.json, else
+            from the reference sampler (128); max_steps is gen_length.
+        verbose : bool
+            Print each step to stderr.
         attention_mask : array, optional
             For two-dimensional integer prompts: 0 drops a position (left or right padding).
         chat : "auto", True or False
             Put text into the checkpoint's chat template; "auto" does so when it has one.
         seed : int or sequence of int, optional
             One for the batch, or one a prompt: a prompt with its own seed gives the same answer alone and in any batch.
+        constraints : dict or list of dict, optional
+            Words that stay fixed: {position in the canvas: text, token id or list of ids}, one dict for all prompts or one each.
         callback : callable, optional
             Called with each `Step`; a true value ends the run.
-        verbose : bool
-            Print each step to stderr.
+        fallback : {None, "reference", "placeholder"}
+            What to start again with, after a RuntimeWarning, when the C++ engine fails. None raises.
         **options
-            The attributes of `GenerationOptions`: max_steps, gen_length, block_length, temperature, cfg_scale, remasking,
-            logits_eos_inf, confidence_eos_eot_inf, mask_id, eos_id, eot_id. Unset lengths come from the checkpoint's
-            generation_config.json, else from the reference sampler (128); max_steps is gen_length.
+            The other attributes of `GenerationOptions`, and the names without underscore: temperature, top_p, top_k,
+            repetition_penalty, suppress_tokens, eos_id, eot_id.
 
         Returns
         -------
@@ -157,31 +199,47 @@ class LLaDAForCausalLM:
         ------
         TypeError, ValueError
             An argument is unknown, of the wrong type or out of range.
-        NonFiniteLogitsError
-            The weights are damaged.
+        EngineError, ModelMemoryError, NonFiniteLogitsError
+            The engine failed, or the weights are damaged.
         GenerationCancelled
             Another thread closed the model.
         """
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback: expected a function of a Step, found {callback!r}")
-        run = self._denoising(prompts, attention_mask, chat, seed, options)
-        cancelled = False
-        with _interruptible(self._backend):
-            for step in run.steps():
-                if verbose:
-                    print_step(step, self.tokenizer)
-                if callback is not None and callback(step):
-                    cancelled = True
-                    break
-        return self._result(run, cancelled)
+        named = {"max_steps": max_steps, "gen_length": gen_length, "block_length": block_length, "temperature_": temperature_,
+                 "cfg_scale": cfg_scale, "remasking": remasking, "mask_id": mask_id, "logits_eos_inf": logits_eos_inf,
+                 "confidence_eos_eot_inf": confidence_eos_eot_inf, "topp_": topp_, "topk_": topk_}
+        options.update({name: value for name, value in named.items() if value is not None})
+        self._require_open()
+        resolved = GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
+        encoded = encode_prompts(prompts, attention_mask, chat, self.tokenizer, self.config.vocabulary)
+        answers = fixed_answers(constraints, len(encoded), resolved, self.tokenizer, self.config.vocabulary)
+        return self._run(encoded, [resolved] * len(encoded), answers, seed, verbose, callback, fallback)
+
+    def generate_with_cpp_model(self, *args: Any, fallback: str | None = "reference", **arguments: Any) -> GenerationResult:
+        """`generate`, which by default goes on with the NumPy reference when the C++ engine fails.
+
+        The failure is logged with all that is known of it, and a RuntimeWarning names it. ``result.backend`` says what made the
+        answer.
+
+        Parameters
+        ----------
+        *args, **arguments
+            As in `generate`.
+        fallback : {"reference", "placeholder", None}
+            "placeholder" goes on with pseudo-logits whose output means nothing, None raises.
+        """
+        return self.generate(*args, fallback=fallback, **arguments)
 
     def stream(self, prompts: Any, *, attention_mask: Any = None, chat: bool | str = "auto",
-               seed: int | Sequence[int] | None = None, **options: Any) -> Iterator[Step]:
+               seed: int | Sequence[int] | None = None, constraints: Any = None, **options: Any) -> Iterator[Step]:
         """The same generation as an iterator of steps. Closing it, or leaving its loop, stops the work.
 
         ``step.text`` is the settled beginning of each answer. Arguments and errors are those of `generate`, raised at the call.
         """
-        run = self._denoising(prompts, attention_mask, chat, seed, options)
+        self._require_open()
+        resolved = GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
+        encoded = encode_prompts(prompts, attention_mask, chat, self.tokenizer, self.config.vocabulary)
+        answers = fixed_answers(constraints, len(encoded), resolved, self.tokenizer, self.config.vocabulary)
+        run = self._denoising(self._backend, encoded, [resolved] * len(encoded), answers, checked_seed(seed, len(encoded)))
 
         def steps() -> Iterator[Step]:
             with _interruptible(self._backend):
@@ -189,30 +247,153 @@ class LLaDAForCausalLM:
 
         return steps()
 
-    def _denoising(self, prompts: Any, attention_mask: Any, chat: bool | str, seed: Any, options: dict[str, Any]) -> Denoising:
+    def infill(self, texts: Any, *, prompt: Any = None, max_steps: int | None = None, chat: bool | str = "auto",
+               seed: int | Sequence[int] | None = None, verbose: bool = False, callback: Callable[[Step], object] | None = None,
+               fallback: str | None = None, **options: Any) -> GenerationResult:
+        """Fill the masks of a text; what is given never changes.
+
+        Parameters
+        ----------
+        texts : list of (str or int), integers, or a list of those
+            Parts of one text, a whole number n standing for n masks: ``["The capital of France is ", 1, "."]``. Or token ids with mask
+            tokens among them.
+        prompt : str or chat messages, optional
+            What comes before the texts, for instance an instruction.
+        max_steps : int, optional
+            Denoising steps; default one a mask.
+        **options
+            As in `generate`. The text is the canvas and one block.
+
+        Returns
+        -------
+        GenerationResult
+            Its text is the whole text with its masks filled.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A text has no mask, an argument is unknown, of the wrong type or out of range.
+        """
+        for name in ("gen_length", "block_length", "max_new_tokens"):
+            if name in options:
+                raise TypeError(f"{name}: the text to fill is the canvas, and one block")
         self._require_open()
-        resolved = GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
-        encoded = encode_prompts(prompts, attention_mask, chat, self.tokenizer, self.config.vocabulary)
-        longest = max(len(ids) for ids in encoded) + resolved.gen_length
-        if longest > self.config.max_sequence_length:
-            raise ValueError(f"prompts: expected prompt and answer within max_sequence_length ({self.config.max_sequence_length} tokens), "
-                             f"found a prompt of {longest - resolved.gen_length} and gen_length {resolved.gen_length}")
-        streams = random_streams(_checked_seed(seed, len(encoded)), len(encoded))
-        return Denoising(self._backend, encoded, resolved, streams, lambda canvas: self._text(canvas, resolved))
+        mask_id = GenerationOptions.resolve(options, self._defaults, self.config.vocabulary).mask_id
+        answers = infill_texts(texts, mask_id, self.tokenizer, self.config.vocabulary)
+        resolved = [GenerationOptions.resolve({**options, "gen_length": len(a), "block_length": len(a),
+                                               "max_steps": int(np.count_nonzero(a == mask_id)) if max_steps is None else max_steps},
+                                              self._defaults, self.config.vocabulary) for a in answers]
+        before = np.empty(0, np.int32) if prompt is None else encode_prompts(prompt, None, chat, self.tokenizer, self.config.vocabulary)[0]
+        return self._run([before] * len(answers), resolved, answers, seed, verbose, callback, fallback, whole=True)
+
+    def score(self, prompts: Any, answers: Any, *, mc_num: int = 128, batch_size: int | None = None, cfg_scale: float = 0.0,
+              chat: bool | str = "auto", seed: int | Sequence[int] | None = None, mask_id: int | None = None) -> NDArray[np.float64]:
+        """Log-likelihood of answers given their prompts, by Monte Carlo: a lower bound, as `get_log_likelihood` of the reference has it.
+
+        Parameters
+        ----------
+        prompts : as in `generate`
+            One for all answers, or one each.
+        answers : str, list of str, or integers
+            Text is encoded as it stands, without special tokens of a chat.
+        mc_num : int
+            Samples. 1 is exact for answers of a single token.
+        batch_size : int, optional
+            Samples of one forward pass, among which the numbers of masks are spread evenly; divides mc_num. Default 16, or fewer.
+        cfg_scale : float
+            Guidance, with the prompt hidden.
+        seed : int or sequence of int, optional
+            One for all, or one an answer.
+
+        Returns
+        -------
+        float64 [answers]
+            In nats.
+        """
+        self._require_open()
+        samples = checks.whole_number("mc_num", mc_num)
+        batch = int(np.gcd(samples, 16)) if batch_size is None else checks.whole_number("batch_size", batch_size)
+        if samples % batch:
+            raise ValueError(f"mc_num: expected a multiple of batch_size ({batch}), found {samples}")
+        scale = checks.scale("cfg_scale", cfg_scale)
+        mask = GenerationOptions.resolve({"mask_id": mask_id}, self._defaults, self.config.vocabulary).mask_id
+        given = encode_prompts(prompts, None, chat, self.tokenizer, self.config.vocabulary)
+        targets = encode_continuations(answers, self.tokenizer, self.config.vocabulary)
+        if len(given) == 1:
+            given = given * len(targets)
+        if len(given) != len(targets):
+            raise ValueError(f"answers: expected one for each of {len(given)} prompts, found {len(targets)}")
+        for prompt, target in zip(given, targets, strict=True):
+            self._check_length(len(prompt), len(target))
+        streams = random_streams(checked_seed(seed, len(targets)), len(targets))
+        denoiser = Denoiser(self._backend)
+        with _interruptible(self._backend):
+            return np.array([log_likelihood(denoiser, prompt, target, mask, scale, samples, batch, stream)
+                             for prompt, target, stream in zip(given, targets, streams, strict=True)])
+
+    def _run(self, prompts: list[IntArray], options: list[GenerationOptions], answers: list[IntArray], seed: Any, verbose: bool,
+             callback: Callable[[Step], object] | None, fallback: str | None, whole: bool = False) -> GenerationResult:
+        """Generate, and when the engine fails start again with another backend, if that is wanted."""
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback: expected a function of a Step, found {callback!r}")
+        checked_fallback(fallback)
+        checks.boolean("verbose", verbose)
+        seed = checked_seed(seed, len(prompts))
+        if seed is None:
+            seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]  # a second attempt draws the same numbers
+        backend = self._backend
+        while True:
+            run = self._denoising(backend, prompts, options, answers, seed)
+            try:
+                return self._result(run, self._drive(run, verbose, callback), whole)
+            except ENGINE_FAILURES as e:
+                if fallback is None or backend is not self._backend or backend.name == fallback:
+                    raise
+                report(e, fallback, {**self._facts(), "prompts": [len(p) for p in prompts], "gen_length": [o.gen_length for o in options],
+                                     "forward passes before": run.denoiser.n_forward}, stacklevel=3)
+                backend = self._substitute(fallback)
+
+    def _drive(self, run: Denoising, verbose: bool, callback: Callable[[Step], object] | None) -> bool:
+        """Take all steps. True when a callback ended the run."""
+        with _interruptible(self._backend):
+            for step in run.steps():
+                if verbose:
+                    print_step(step, self.tokenizer)
+                if callback is not None and callback(step):
+                    return True
+        return False
+
+    def _denoising(self, backend: Backend, prompts: list[IntArray], options: list[GenerationOptions], answers: list[IntArray],
+                   seed: int | list[int] | None) -> Denoising:
+        for prompt, answer in zip(prompts, answers, strict=True):
+            self._check_length(len(prompt), len(answer))
+        streams = random_streams(seed, len(prompts))
+        canvases = [Canvas(*parts) for parts in zip(prompts, options, streams, answers, strict=True)]
+        return Denoising(backend, canvases, lambda answer: self._notice(backend) + self._text(answer, options[0]))
+
+    def _check_length(self, prompt: int, answer: int) -> None:
+        if prompt + answer > self.max_tokens:
+            raise ValueError(f"prompts: expected prompt and answer within max_tokens ({self.max_tokens}), found a prompt of {prompt} and "
+                             f"gen_length {answer}")
+
+    @staticmethod
+    def _notice(backend: Backend) -> str:
+        return placeholder.NOTICE if backend.name == "placeholder" else ""
 
     def _text(self, answer: IntArray, options: GenerationOptions) -> str:
         """An answer up to its first mask or end token."""
         stop = np.flatnonzero(np.isin(answer, [options.mask_id, *options.end_ids]))
         return self.tokenizer.decode(answer[:stop[0]] if len(stop) else answer) if self.tokenizer else ""
 
-    def _result(self, run: Denoising, cancelled: bool) -> GenerationResult:
+    def _result(self, run: Denoising, cancelled: bool, whole: bool) -> GenerationResult:
         reasons, texts, lengths = [], [], []
+        backend = run.denoiser.backend
         for c in run.canvases:
-            ends = np.flatnonzero(np.isin(c.answer, run.options.end_ids))
+            ends = np.flatnonzero(np.isin(c.answer, [] if whole else c.options.end_ids))
             answer = c.answer[:ends[0]] if len(ends) else c.answer
-            reasons.append("cancelled" if cancelled and run.options.mask_id in c.answer else "stop" if len(ends) else "length")
-            lengths.append(int(np.count_nonzero(answer != run.options.mask_id)))
-            texts.append(self.tokenizer.decode(answer[answer != run.options.mask_id]) if self.tokenizer else "")
+            reasons.append("cancelled" if cancelled and c.mask_id in c.answer else "stop" if len(ends) else "length")
+            lengths.append(int(np.count_nonzero(answer != c.mask_id)))
+            texts.append(self._notice(backend) + (self.tokenizer.decode(answer[answer != c.mask_id]) if self.tokenizer else ""))
         return GenerationResult(
             text=texts,
             sequences=[c.ids for c in run.canvases],
@@ -221,11 +402,53 @@ class LLaDAForCausalLM:
             commit_step=[c.commit_step for c in run.canvases],
             confidence=[c.confidence for c in run.canvases],
             answer_lengths=lengths,
-            n_forward=run.n_forward,
-            rows_computed=run.rows_computed,
-            timings={"forward": run.seconds_forward, "sample": run.seconds_sample, "total": run.seconds},
-            backend=self._backend.name,
+            n_forward=run.denoiser.n_forward,
+            rows_computed=run.denoiser.rows_computed,
+            timings={"forward": run.denoiser.seconds_forward, "sample": run.denoiser.seconds_sample, "total": run.seconds},
+            backend=backend.name,
         )
+
+    # ---- tasks
+
+    def batch_infer_one_round(self, tasks: Sequence[InferTask]) -> list[int]:
+        """One round of denoising for any set of tasks, in one forward pass.
+
+        In each task the most confident mask of its current block is chosen: its position is left in ``task.pending_position``, its
+        token is returned, and ``task.next(token)`` commits it. Tasks may join and leave between rounds; a task's tokens do not depend on
+        the others.
+
+        Parameters
+        ----------
+        tasks : list of InferTask
+
+        Returns
+        -------
+        list of int
+            One token a task.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A task occurs twice, is finished, belongs to another model or does not fit this one; no task has changed.
+        """
+        self._require_open()
+        with _interruptible(self._backend):
+            return one_round(self, list(tasks))
+
+    def create_kv_cache(self) -> KVCache:
+        """An empty cache of keys and values for one task."""
+        self._require_open()
+        return KVCache(self)
+
+    def drop_kv_cache(self, kv_cache: KVCache) -> None:
+        """Free a cache's memory now."""
+        if not isinstance(kv_cache, KVCache):
+            raise TypeError(f"kv_cache: expected a KVCache, found {kv_cache!r}")
+        kv_cache.drop()
+
+    def max_context_len(self) -> int:
+        """Most tokens of a prompt with its answer."""
+        return self.max_tokens
 
     # ---- logits
 
@@ -235,7 +458,7 @@ class LLaDAForCausalLM:
         Parameters
         ----------
         input_ids : integers
-            One sequence, a two-dimensional batch, or a list of sequences of any lengths.
+            One sequence, a two-dimensional batch, or a list of sequences of any lengths; any kind of array.
         attention_mask : array, optional
             0 drops a position of a two-dimensional batch; its logits are 0.
 
@@ -249,8 +472,8 @@ class LLaDAForCausalLM:
         if any(len(r) == 0 for r in kept) or not kept:
             raise ValueError("input_ids: expected at least one token in every row, found none")
         longest = max(len(r) for r in kept)
-        if longest > self.config.max_sequence_length:
-            raise ValueError(f"input_ids: expected at most max_sequence_length ({self.config.max_sequence_length}) tokens, found {longest}")
+        if longest > self.max_tokens:
+            raise ValueError(f"input_ids: expected at most max_tokens ({self.max_tokens}), found {longest}")
         self._require_open()
         with _interruptible(self._backend):
             logits = self._logits(kept)
@@ -276,23 +499,22 @@ class LLaDAForCausalLM:
         return np.asarray(self.forward(np.stack(rows), attention_mask))
 
     def _logits(self, requests: list[IntArray]) -> list[NDArray[np.float32]]:
-        tokens = np.concatenate(requests)
-        lengths = np.array([len(r) for r in requests], np.int32)
-        hidden = self._backend.hidden(tokens, lengths, np.arange(len(tokens), dtype=np.int32))
-        vocabulary = self.config.vocabulary
-        logits = np.empty((len(tokens), vocabulary), np.float32)
-        for begin in range(0, vocabulary, VOCABULARY_TILE):
-            end = min(begin + VOCABULARY_TILE, vocabulary)
-            tile = np.empty((len(tokens), end - begin), np.float32)
-            self._backend.head(hidden, begin, end, tile)
-            logits[:, begin:end] = tile
-        return np.split(logits, np.cumsum(lengths)[:-1])
+        denoiser = Denoiser(self._backend)
+        hidden = denoiser.hidden([Request(ids, np.arange(len(ids))) for ids in requests])
+        logits = np.empty((len(hidden), self.config.vocabulary), np.float32)
+        denoiser.logits(hidden, logits)
+        return np.split(logits, np.cumsum([len(ids) for ids in requests])[:-1])
 
     # ---- housekeeping
 
     @property
     def backend(self) -> str:
         return self._backend.name
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights in memory."""
+        return str(self._engine["dtype"]) if self.backend == "native" else "float64"
 
     @property
     def num_threads(self) -> int:
@@ -314,6 +536,8 @@ class LLaDAForCausalLM:
     def close(self) -> None:
         """Free the weights. A generation on another thread ends with `GenerationCancelled`."""
         self._backend.close()
+        for backend in self._substitutes.values():
+            backend.close()
 
     def _require_open(self) -> None:
         if self._backend.closed:
@@ -327,7 +551,7 @@ class LLaDAForCausalLM:
 
     def __reduce__(self) -> tuple[Any, ...]:
         kind, *place = self._recipe
-        return _load_again, (type(self), kind, place, self._arguments)
+        return _load_again, (type(self), kind, place, {"max_tokens": self.max_tokens, **self._engine})
 
     def __repr__(self) -> str:
         c = self.config
@@ -352,67 +576,22 @@ def generate(prompts: Any, model: LLaDAForCausalLM | str | Path | None = None, *
         return loaded.generate(prompts, **arguments)
 
 
-def _check_engine(dtype: object, backend: object, num_threads: object, isa: object) -> None:
-    checks.one_of("dtype", dtype, DTYPES)
-    checks.one_of("backend", backend, BACKENDS)
-    if num_threads is not None:
-        checks.threads("num_threads", num_threads)
-    if isa is not None:
-        checks.one_of("isa", isa, _native.isas())
+def generate_with_cpp_model(prompts: Any, model: LLaDAForCausalLM | str | Path | None = None, *, fallback: str | None = "reference",
+                            **arguments: Any) -> GenerationResult:
+    """`generate`, which goes on with another backend when the C++ engine fails, be it while loading or while generating.
 
-
-def _load_native(source: TensorSource, dtype: str, threads: int, isa: str) -> _native.NativeModel:
-    need = source.config.matrices() * (4 if dtype == "float32" else 2)
-    have = available_memory()
-    if have is not None and need > have:
-        raise ModelMemoryError(f"the weights need {need / GIB:.1f} GiB as {dtype}, and {have / GIB:.1f} GiB are available"
-                               + ("; dtype='bfloat16' halves that" if dtype == "float32" else ""))
-    try:
-        model = _native.NativeModel(source.config, dtype, threads, isa)
-        for spec, begin, rows in source.slices():
-            model.load(spec.role, spec.layer, begin, rows)
-    except MemoryError as e:
-        raise ModelMemoryError(f"the weights need {need / GIB:.1f} GiB as {dtype}; an allocation failed") from e
-    return model
-
-
-def _generation_defaults(folder: Path, config: ModelConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """Lengths from generation_config.json and token ids from the checkpoint."""
-    defaults = _token_defaults(config, tokenizer, folder)
-    path = folder / "generation_config.json"
-    stated = read_json(path) if path.is_file() else {}
-    for key in ("gen_length", "block_length"):
-        value = stated.get(key)
-        if value is not None:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ModelFormatError(f"{path}: {key}: expected a positive whole number, found {value!r}")
-            defaults[key] = value
-    return defaults
-
-
-def _token_defaults(config: ModelConfig, tokenizer: Tokenizer | None, folder: Path | None) -> dict[str, Any]:
-    """Token ids as far as the checkpoint states them. LLaDA-8B names the end of a turn in its tokenizer only."""
-    eot = config.eot_token_id
-    if eot is None and tokenizer is not None:
-        eot = tokenizer.token_id(EOT)
-    elif eot is None and folder is not None:
-        eot = special_token_id(folder, EOT)
-        if eot is not None and eot >= config.vocabulary:
-            raise ModelFormatError(f"{folder / 'tokenizer_config.json'}: {EOT}: expected a token id from 0 to {config.vocabulary - 1}, "
-                                   f"found {eot}")
-    return {"mask_id": config.mask_token_id, "eos_id": config.eos_token_id, "eot_id": eot}
-
-
-def _checked_seed(seed: Any, prompts: int) -> int | list[int] | None:
-    if seed is None:
-        return None
-    if isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim == 1):
-        if len(seed) != prompts:
-            raise ValueError(f"seed: expected one for each of {prompts} prompts, found {len(seed)}")
-        return [checks.whole_number(f"seed[{i}]", s, 0, LARGEST_SEED) for i, s in enumerate(seed)]
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"seed: expected a whole number or one a prompt, found {seed!r}")
-    return checks.whole_number("seed", seed, 0, LARGEST_SEED)
+    Parameters
+    ----------
+    prompts, **arguments
+        As in `LLaDAForCausalLM.generate`.
+    model : LLaDAForCausalLM or path, optional
+    fallback : {"reference", "placeholder", None}
+        See `LLaDAForCausalLM.generate_with_cpp_model`.
+    """
+    if isinstance(model, LLaDAForCausalLM):
+        return model.generate_with_cpp_model(prompts, fallback=fallback, **arguments)
+    with LLaDAForCausalLM.from_pretrained(model, fallback=fallback) as loaded:
+        return loaded.generate_with_cpp_model(prompts, fallback=fallback, **arguments)
 
 
 def _scatter(part: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -433,7 +612,7 @@ def _interruptible(backend: Backend) -> Iterator[None]:
 
 
 def _load_again(cls: type[LLaDAForCausalLM], kind: str, place: list[Any], arguments: dict[str, Any]) -> LLaDAForCausalLM:
-    model: LLaDAForCausalLM = getattr(cls, kind)(*place, **arguments) if kind == "from_pretrained" else cls.random(
-        place[0], arguments["dtype"], place[1], **{k: v for k, v in arguments.items() if k != "dtype"})
-    return model
+    if kind == "from_pretrained":
+        return cls.from_pretrained(*place, **arguments)
+    return cls.random(place[0], seed=place[1], **arguments)
 

@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
+
 from . import checks
+from ._sampler import REMASKING
 
 ALIASES = {"steps": "max_steps", "temperature_": "temperature", "max_new_tokens": "gen_length", "mask_token_id": "mask_id",
-           "eos_token_id": "eos_id", "eot_token_id": "eot_id"}
-REMASKING = ("low_confidence", "random")
+           "eos_token_id": "eos_id", "eot_token_id": "eot_id", "topp_": "top_p", "topk_": "top_k",
+           "topp": "top_p", "topk": "top_k"}
 # The reference sampler's own defaults; a checkpoint's generation_config.json may state others.
 DEFAULT_GEN_LENGTH = 128
 DEFAULT_BLOCK_LENGTH = 128
+LARGEST_PENALTY = 1e6
+LARGEST_SEED = (1 << 128) - 1
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,9 @@ class GenerationOptions:
         0 is deterministic. Above it, float64 Gumbel noise draws from softmax(logits / temperature).
     cfg_scale : float
         Unsupervised classifier-free guidance: logits + cfg_scale * (logits - logits without the prompt).
-    remasking : {"low_confidence", "random"}
-        Which predictions a step keeps: the surest, or any.
+    remasking : {"low_confidence", "random", "entropy", "margin"}
+        Which predictions a step keeps: those with the most probable tokens, any, those whose distributions have the least entropy, or
+        those whose likeliest token is furthest ahead of the second (the orders of Dream, arXiv:2508.15487).
     mask_id, eos_id, eot_id : int or None
         Special tokens; those of the checkpoint.
     logits_eos_inf : bool
@@ -41,6 +47,16 @@ class GenerationOptions:
     confidence_eos_eot_inf : bool or "compat"
         Keep end tokens for last: their confidence is 0 and they do not count in the confidence of others. "compat" does what the
         reference does, where end-of-text is exempt above temperature 0.
+    top_k : int
+        Draw among the k most likely tokens; 0 for all. Without temperature it changes nothing, nor does top_p.
+    top_p : float
+        Draw among the fewest most likely tokens whose mass, after temperature and top_k, reaches p. Confidences are those of the whole
+        distribution.
+    repetition_penalty : float
+        Above 1, tokens of the prompt and of the answer so far become less likely: positive logits are divided by it, negative ones
+        multiplied (Keskar et al., arXiv:1909.05858).
+    suppress_tokens : tuple of int
+        Tokens that are never drawn.
     """
 
     max_steps: int
@@ -48,12 +64,16 @@ class GenerationOptions:
     block_length: int
     temperature: float
     cfg_scale: float
-    remasking: Literal["low_confidence", "random"]
+    remasking: Literal["low_confidence", "random", "entropy", "margin"]
     mask_id: int
     eos_id: int | None
     eot_id: int | None
     logits_eos_inf: bool
     confidence_eos_eot_inf: bool | Literal["compat"]
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    suppress_tokens: tuple[int, ...]
 
     @property
     def blocks(self) -> int:
@@ -70,7 +90,7 @@ class GenerationOptions:
     @property
     def suppressed(self) -> list[int]:
         """Tokens whose logit is -inf from the start."""
-        return [self.eos_id] if self.logits_eos_inf and self.eos_id is not None else []
+        return [*self.suppress_tokens, *([self.eos_id] if self.logits_eos_inf and self.eos_id is not None else [])]
 
     @property
     def discounted(self) -> list[int]:
@@ -116,6 +136,9 @@ class GenerationOptions:
             flag = checks.boolean("confidence_eos_eot_inf", flag)
         ids = {name: None if value is None else checks.token_id(name, value, vocabulary)
                for name in ("mask_id", "eos_id", "eot_id") for value in [values.get(name, defaults.get(name))]}
+        suppressed = checks.token_ids("suppress_tokens", values.get("suppress_tokens", ()), vocabulary)
+        if len({*suppressed, ids["eos_id"]}) >= vocabulary:
+            raise ValueError("suppress_tokens: expected to leave a token to draw, found the whole vocabulary")
         if ids["mask_id"] is None:
             raise ValueError("mask_id: the checkpoint names no mask token, so it must be given")
         return cls(
@@ -130,12 +153,29 @@ class GenerationOptions:
             eot_id=ids["eot_id"],
             logits_eos_inf=checks.boolean("logits_eos_inf", values.get("logits_eos_inf", False)),
             confidence_eos_eot_inf=flag,
+            top_k=checks.whole_number("top_k", values.get("top_k", 0), 0),
+            top_p=checks.positive("top_p", values.get("top_p", 1.0), 1.0),
+            repetition_penalty=checks.positive("repetition_penalty", values.get("repetition_penalty", 1.0), LARGEST_PENALTY),
+            suppress_tokens=suppressed,
         )
 
 
 # What `LLaDAForCausalLM.generate` takes beside options.
-CALL_NAMES = ("prompts", "attention_mask", "chat", "seed", "callback", "verbose")
+CALL_NAMES = ("prompts", "attention_mask", "chat", "seed", "callback", "verbose", "constraints", "fallback")
 OPTION_NAMES = tuple(f.name for f in fields(GenerationOptions))
+
+
+def checked_seed(seed: Any, prompts: int) -> int | list[int] | None:
+    """A seed for the batch, or one a prompt."""
+    if seed is None:
+        return None
+    if isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim == 1):
+        if len(seed) != prompts:
+            raise ValueError(f"seed: expected one for each of {prompts} prompts, found {len(seed)}")
+        return [checks.whole_number(f"seed[{i}]", s, 0, LARGEST_SEED) for i, s in enumerate(seed)]
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"seed: expected a whole number or one a prompt, found {seed!r}")
+    return checks.whole_number("seed", seed, 0, LARGEST_SEED)
 
 
 def _named(given: Mapping[str, Any]) -> dict[str, Any]:

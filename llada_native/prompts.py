@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from . import checks
+from .options import GenerationOptions
 from .result import IntArray
 from .tokenizer import Tokenizer
 
@@ -64,17 +67,45 @@ def _items(prompts: Any) -> list[Any]:
     return id_rows(prompts, "prompts")
 
 
+def as_array(value: Any, name: str) -> NDArray[Any]:
+    """NumPy's view of whatever has numbers: lists, arrays, objects of the array API or DLPack, tensors in CPU memory.
+
+    Raises
+    ------
+    TypeError
+        It lives on another device, or is no array.
+    """
+    if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray | np.generic):
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as e:
+            if not hasattr(value, "__array__"):
+                raise TypeError(f"{name}: expected an array in CPU memory, found {type(value).__name__}: {e}") from e
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise
+    except Exception as e:  # whatever a foreign array's __array__ raises, for instance because it lives on another device
+        raise TypeError(f"{name}: expected an array in CPU memory, found {type(value).__name__}: {e}") from e
+
+
 def id_rows(ids: Any, name: str) -> list[IntArray]:
     """One integer array a request, from one or two dimensions or a list of arrays of any lengths."""
     kinds = "whole numbers in one or two dimensions" if name == "attention_mask" else "token ids in one or two dimensions"
     if name == "prompts":
         kinds = f"text, messages or {kinds}"
+    if isinstance(ids, str | bytes):
+        raise TypeError(f"{name}: expected {kinds}, found {type(ids).__name__}")
     try:
-        ragged = isinstance(ids, Sequence) and not isinstance(ids, str | bytes) and any(np.ndim(row) == 1 for row in ids)
-        rows = [np.asarray(row) for row in ids] if ragged else [np.asarray(ids)]
+        if isinstance(ids, Sequence):
+            rows = [as_array(row, name) for row in ids]
+            if not any(row.ndim == 1 for row in rows):
+                rows = [np.asarray(rows)]
+        else:
+            rows = [as_array(ids, name)]
     except ValueError as e:  # NumPy: nested sequences of unequal lengths
         raise TypeError(f"{name}: expected {kinds}, found a ragged nest") from e
-    if not ragged and rows[0].ndim == 2:
+    if len(rows) == 1 and rows[0].ndim == 2:
         rows = list(rows[0])
     for row in rows:
         if row.ndim != 1:
@@ -113,3 +144,100 @@ def _encode_text(item: Any, chat: bool | str, tokenizer: Tokenizer) -> IntArray:
             return np.array(tokenizer.encode(item), np.int32)
         item = [{"role": "user", "content": item}]
     return np.array(tokenizer.encode_chat(item), np.int32)
+
+
+def fixed_answers(constraints: Any, prompts: int, options: GenerationOptions, tokenizer: Tokenizer | None,
+                  vocabulary: int) -> list[IntArray]:
+    """The canvas of every prompt: masks, and the words that `constraints` fixes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not {position: text, id or ids}, words that leave the canvas or overlap, or a number of dicts other than that of prompts.
+    """
+    if constraints is None or isinstance(constraints, Mapping):
+        constraints = [constraints or {}] * prompts
+    if not isinstance(constraints, Sequence) or not all(isinstance(c, Mapping) for c in constraints):
+        raise TypeError(f"constraints: expected {{position: text or token ids}}, or a list of those, found {constraints!r}")
+    if len(constraints) != prompts:
+        raise ValueError(f"constraints: expected one for each of {prompts} prompts, found {len(constraints)}")
+    answers = []
+    for fixed in constraints:
+        answer = np.full(options.gen_length, options.mask_id, np.int32)
+        for position, words in fixed.items():
+            name = f"constraints[{position!r}]"
+            begin = checks.whole_number("constraints: position", position, 0, options.gen_length - 1)
+            ids = _word_ids(words, name, tokenizer, vocabulary)
+            if options.mask_id in ids:
+                raise ValueError(f"{name}: expected fixed tokens, found the mask token")
+            if begin + len(ids) > options.gen_length:
+                raise ValueError(f"{name}: expected at most {options.gen_length - begin} tokens up to the canvas's end, found {len(ids)}")
+            if (answer[begin:begin + len(ids)] != options.mask_id).any():
+                raise ValueError(f"{name}: overlaps another constraint")
+            answer[begin:begin + len(ids)] = ids
+        if options.mask_id not in answer:
+            raise ValueError("constraints: expected to leave a mask to fill, found the whole canvas fixed")
+        answers.append(answer)
+    return answers
+
+
+def infill_texts(texts: Any, mask_id: int, tokenizer: Tokenizer | None, vocabulary: int) -> list[IntArray]:
+    """Texts with mask tokens where something is to be filled in.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not parts or ids, or no mask among them.
+    """
+    if isinstance(texts, str):
+        raise TypeError("texts: expected parts like ['The capital is ', 1, '.'], where a number stands for masks; found one text")
+    if isinstance(texts, Sequence) and any(isinstance(part, str) for part in texts):
+        items: list[Any] = [texts]
+    elif isinstance(texts, Sequence) and any(isinstance(part, Sequence) and any(isinstance(p, str) for p in part) for part in texts):
+        items = list(texts)
+    else:
+        items = id_rows(texts, "texts")
+    answers = []
+    for i, item in enumerate(items):
+        if isinstance(item, np.ndarray):
+            ids = token_rows([item], None, vocabulary, "texts")[0]
+        else:
+            pieces: list[Any] = []
+            for j, part in enumerate(item):
+                name = f"texts[{i}][{j}]"
+                pieces.append(_word_ids(part, name, tokenizer, vocabulary) if isinstance(part, str) else
+                              np.full(checks.whole_number(name, part), mask_id, np.int32))
+            ids = np.concatenate(pieces)
+        if mask_id not in ids:
+            raise ValueError(f"texts[{i}]: expected a mask to fill, found none")
+        answers.append(ids)
+    if not answers:
+        raise ValueError("texts: expected at least one, found none")
+    return answers
+
+
+def encode_continuations(answers: Any, tokenizer: Tokenizer | None, vocabulary: int) -> list[IntArray]:
+    """Token ids of answers to be scored: text as it stands, or integers."""
+    if isinstance(answers, str):
+        answers = [answers]
+    if isinstance(answers, Sequence) and len(answers) and all(isinstance(a, str) for a in answers):
+        return [_word_ids(text, f"answers[{i}]", tokenizer, vocabulary) for i, text in enumerate(answers)]
+    rows = token_rows(id_rows(answers, "answers"), None, vocabulary, "answers")
+    if not rows or any(len(row) == 0 for row in rows):
+        raise ValueError("answers: expected at least one token in each, found none")
+    return rows
+
+
+def _word_ids(words: Any, name: str, tokenizer: Tokenizer | None, vocabulary: int) -> IntArray:
+    """Ids of a text, of one token or of several."""
+    if isinstance(words, str):
+        if tokenizer is None:
+            raise ValueError(f"{name}: text needs a tokenizer, and this model has none (no tokenizer.json): pass token ids")
+        ids = np.array(tokenizer.encode(words), np.int32)
+    elif isinstance(words, int | np.integer):
+        ids = np.array([checks.token_id(name, words, vocabulary)], np.int32)
+    else:
+        ids = np.concatenate([np.empty(0, np.int32), *token_rows(id_rows(words, name), None, vocabulary, name)])
+    if len(ids) == 0:
+        raise ValueError(f"{name}: expected at least one token, found none")
+    return ids

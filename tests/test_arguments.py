@@ -61,7 +61,8 @@ TYPES = [
       for name in REALS for value in ("0.5", True, [0.5], 1j, Decimal("0.5"), Fraction(1, 2), np.bool_(True))),
     *((name, value, TOKEN) for name in TOKENS for value in (1.0, "58", True, [58])),
     *((name, value, BOOLEAN) for name in FLAGS for value in (1, 0, "yes", "True", [], np.int8(1))),
-    *(("remasking", value, "expected one of 'low_confidence', 'random', found ") for value in (1, True, ["random"], b"random")),
+    *(("remasking", value, "expected one of 'low_confidence', 'random', 'entropy', 'margin', found ")
+      for value in (1, True, ["random"], b"random")),
 ]
 
 
@@ -222,8 +223,8 @@ def test_prompts_of_the_wrong_kind(model: LLaDAForCausalLM, prompts: Any) -> Non
     ("", "^prompts: text needs a tokenizer"),
     (["a", "b"], "^prompts: text needs a tokenizer"),
     ([[{"role": "user", "content": "a"}]], "^prompts: text needs a tokenizer"),
-    ([1] * 29, r"^prompts: .*max_sequence_length \(32 tokens\), found .*\b29\b.*\b4$"),
-    ([[1], [1] * 29], r"^prompts: .*max_sequence_length \(32 tokens\), found .*\b29\b.*\b4$"),
+    ([1] * 29, r"^prompts: .*max_tokens \(32\), found .*\b29\b.*\b4$"),
+    ([[1], [1] * 29], r"^prompts: .*max_tokens \(32\), found .*\b29\b.*\b4$"),
 ], ids=label)
 def test_prompts_that_do_not_fit(model: LLaDAForCausalLM, prompts: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -299,7 +300,7 @@ def test_attention_mask_of_text(demo: LLaDAForCausalLM) -> None:
     ([], ValueError, "expected at least one token in every row, found none"),
     ([[1], []], ValueError, "expected at least one token in every row, found none"),
     (np.zeros((0, 4), int), ValueError, "expected at least one token in every row, found none"),
-    ([1] * 33, ValueError, r"expected at most max_sequence_length \(32\) tokens, found 33"),
+    ([1] * 33, ValueError, r"expected at most max_tokens \(32\), found 33"),
 ], ids=label)
 def test_forward(model: LLaDAForCausalLM, ids: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^input_ids: {message}"):

@@ -104,7 +104,8 @@ def test_an_interrupt_ends_a_forward(slow_model):
 
 
 def test_close_cancels_another_thread():
-    model = LLaDAForCausalLM.random(folders.config(d_model=256, n_heads=8, n_layers=2, mlp_hidden_size=1024, max_sequence_length=2048), "float32")
+    config = folders.config(d_model=256, n_heads=8, n_layers=2, mlp_hidden_size=1024, max_sequence_length=2048)
+    model = LLaDAForCausalLM.random(config, "float32")
     raised = []
 
     def work():

@@ -5,22 +5,22 @@ from scipy import stats
 from scipy.special import log_softmax, softmax
 
 from llada_native import _sampler
-from llada_native.decoding import random_streams, transfer_quotas
+from llada_native.canvas import random_streams, transfer_quotas
 
 FALSE_ALARM = 1e-4  # probability that a chi-square test with a fixed seed would have failed by chance
 
 
-def sample(logits, temperature=0.0, cfg_scale=0.0, suppressed=(), discounted=(), tile=7, seed=0, unconditional=None):
+def sample(logits, tile=7, seed=0, unconditional=None, seen=(), **rule):
     """Tokens and confidences of all rows, fed in tiles."""
     rows, vocabulary = logits.shape
-    sampler = _sampler.RowSampler(rows, temperature, cfg_scale, suppressed, discounted, random_streams(seed, 1))
-    sampler.begin(rows)
-    requests = np.zeros(rows, np.int32)
+    sampler, rule = _sampler.RowSampler(), _sampler.Rule(random_streams(seed, 1)[0], **rule)
+    rule.seen = np.array(seen, np.intc)
+    sampler.begin([rule], np.zeros(rows, np.int32))
     for begin in range(0, vocabulary, tile):
         part = logits[:, begin:begin + tile]
         if unconditional is not None:
             part = np.concatenate([part, unconditional[:, begin:begin + tile]])
-        sampler.consume(np.ascontiguousarray(part, np.float32), begin, requests)
+        sampler.consume(np.array(part, np.float32, order="C"), begin)
     tokens, confidence = np.empty(rows, np.intc), np.empty(rows)
     bad = sampler.finish(tokens, confidence)
     return tokens, confidence, bad

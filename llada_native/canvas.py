@@ -1,0 +1,115 @@
+"""One request: its prompt, its answer as it stands, and its schedule of quotas."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._sampler import Rule
+from .options import GenerationOptions
+from .result import IntArray
+
+
+def transfer_quotas(masks: int, steps: int) -> list[int]:
+    """Tokens to reveal in each step: as even as can be, the larger shares first (`get_num_transfer_tokens`)."""
+    share, extra = divmod(masks, steps)
+    return [share + (i < extra) for i in range(steps)]
+
+
+def random_streams(seed: int | Sequence[int] | None, requests: int) -> list[np.random.BitGenerator]:
+    """One independent stream a request.
+
+    One integer is the seed of the batch, whose i-th child request i draws from. A sequence gives every request a seed of its own:
+    it then draws the same numbers in any batch as alone with that seed.
+    """
+    if seed is None or isinstance(seed, int):
+        children = np.random.SeedSequence(seed).spawn(requests)
+    else:
+        children = [np.random.SeedSequence(s).spawn(1)[0] for s in seed]
+    return [np.random.PCG64(child) for child in children]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One denoising step of one request.
+
+    Attributes
+    ----------
+    index : int
+        In its schedule of max_steps steps.
+    block : int
+    end : int
+        Of the block, counted from the start of the prompt: masks before it can be revealed.
+    quota : int
+        Tokens to reveal.
+    """
+
+    index: int
+    block: int
+    end: int
+    quota: int
+
+
+class Canvas:
+    """One request.
+
+    Parameters
+    ----------
+    prompt : int32 [length]
+    options : GenerationOptions
+    stream : numpy.random.BitGenerator
+    answer : int32 [gen_length], optional
+        With masks and fixed tokens; default all masks.
+    """
+
+    def __init__(self, prompt: IntArray, options: GenerationOptions, stream: np.random.BitGenerator,
+                 answer: IntArray | None = None) -> None:
+        self.prompt_length, self.options, self.mask_id = len(prompt), options, options.mask_id
+        if answer is None:
+            answer = np.full(options.gen_length, options.mask_id, np.int32)
+        self.ids = np.concatenate([prompt, answer]).astype(np.int32)
+        self.given = self.ids != options.mask_id  # what guidance hides
+        self.rule = Rule(stream, options.temperature, options.cfg_scale, options.remasking, options.suppressed, options.discounted,
+                         options.top_k, options.top_p, options.repetition_penalty)
+        self.commit_step = np.full(options.gen_length, -1, np.int32)
+        self.confidence = np.full(options.gen_length, np.nan)
+        # With caches, rows before `start` are not computed: the caches hold their keys and values.
+        self.start = 0
+        self.cache: Any = None
+        self.unconditional_cache: Any = None
+
+    @property
+    def answer(self) -> IntArray:
+        return self.ids[self.prompt_length:]
+
+    def masked(self, begin: int, end: int) -> NDArray[np.intp]:
+        """Masked positions in [begin, end)."""
+        return np.flatnonzero(self.ids[begin:end] == self.mask_id) + begin
+
+    def unconditional(self) -> IntArray:
+        """The canvas with everything that was given hidden."""
+        return np.where(self.given, np.int32(self.mask_id), self.ids)
+
+    def seen(self) -> IntArray:
+        """Distinct tokens of prompt and answer."""
+        return np.unique(self.ids[self.ids != self.mask_id]).astype(np.int32)
+
+    def turns(self) -> Iterator[Turn]:
+        """The schedule, one step after the other; steps that reveal nothing are left out. Each turn is committed before the next."""
+        o = self.options
+        for block in range(o.blocks):
+            begin = self.prompt_length + block * o.block_length
+            end = begin + o.block_length
+            for i, quota in enumerate(transfer_quotas(len(self.masked(begin, end)), o.steps_per_block)):
+                if quota:
+                    yield Turn(block * o.steps_per_block + i, block, end, quota)
+
+    def commit(self, positions: NDArray[np.intp], tokens: IntArray, confidence: NDArray[np.float64], step: int) -> None:
+        self.ids[positions] = tokens
+        inside = (positions >= self.prompt_length) & (tokens != self.mask_id)
+        where = positions[inside] - self.prompt_length
+        self.commit_step[where] = step
+        self.confidence[where] = confidence[inside]

@@ -1,0 +1,29 @@
+"""What happens when the native engine fails: a reason, in the log and as a warning, and another backend when the caller wants one."""
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+from . import checks
+from .errors import EngineError, ModelMemoryError, NonFiniteLogitsError
+
+logger = logging.getLogger("llada_native")
+
+FALLBACKS = ("reference", "placeholder")
+# What a working engine does not raise. Wrong arguments and malformed folders are not among them: no backend can help there.
+ENGINE_FAILURES = (EngineError, ModelMemoryError, NonFiniteLogitsError)
+WHAT_IT_IS = {"reference": "right answers in NumPy, slowly", "placeholder": "pseudo-logits, whose output means nothing"}
+
+
+def checked_fallback(fallback: object) -> str | None:
+    return None if fallback is None else checks.one_of("fallback", fallback, FALLBACKS)
+
+
+def report(error: BaseException, fallback: str, facts: dict[str, Any], stacklevel: int) -> None:
+    """Log everything that is known of a failure, and warn that another backend takes over."""
+    details = "; ".join(f"{name}: {value}" for name, value in facts.items())
+    logger.error("the native engine failed: %s: %s | %s | going on with backend=%r", type(error).__name__, error, details, fallback,
+                 exc_info=error)
+    warnings.warn(f"the native engine failed ({type(error).__name__}: {error}); going on with backend={fallback!r}: "
+                  f"{WHAT_IT_IS[fallback]}", RuntimeWarning, stacklevel=stacklevel + 1)

@@ -1,0 +1,107 @@
+"""From a folder or a configuration to a backend with its weights, and the defaults that a checkpoint states."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import _native, checks
+from .backend import Backend, TensorSource
+from .checkpoint import read_json
+from .config import ModelConfig
+from .errors import ModelFormatError, ModelMemoryError
+from .fallback import FALLBACKS
+from .machine import available_memory, default_threads
+from .tokenizer import Tokenizer, special_token_id
+
+DTYPES = ("auto", "float32", "bfloat16")
+BACKENDS = ("native", "reference", "placeholder")
+EOT = "<|eot_id|>"
+GIB = 1 << 30
+
+
+def check_engine(dtype: object, backend: object, num_threads: object, isa: object, fallback: object) -> None:
+    """With a fallback, an instruction set that this build lacks is a failure of the engine, not of the caller."""
+    checks.one_of("dtype", dtype, DTYPES)
+    checks.one_of("backend", backend, BACKENDS)
+    if num_threads is not None:
+        checks.threads("num_threads", num_threads)
+    if fallback is not None:
+        checks.one_of("fallback", fallback, FALLBACKS)
+    if isa is not None and not (fallback and isinstance(isa, str)):
+        checks.one_of("isa", isa, _native.isas())
+
+
+def load_backend(source: TensorSource, backend: str, dtype: str, num_threads: int | None, isa: str | None) -> Backend:
+    """A backend with its weights.
+
+    Raises
+    ------
+    ModelMemoryError
+        The weights do not fit into memory.
+    ValueError
+        The instruction set is absent or unsupported, or LLADA_NUM_THREADS or LLADA_ISA is wrong.
+    """
+    if backend == "native":
+        if isa is not None:
+            checks.one_of("isa", isa, _native.isas())
+        return _load_native(source, dtype, default_threads() if num_threads is None else num_threads, isa or "")
+    if backend == "reference":
+        from .reference import ReferenceModel
+
+        return ReferenceModel(source)
+    from .placeholder import PlaceholderModel
+
+    return PlaceholderModel(source.config)
+
+
+def _load_native(source: TensorSource, dtype: str, threads: int, isa: str) -> _native.NativeModel:
+    need = source.config.matrices() * (4 if dtype == "float32" else 2)
+    have = available_memory()
+    if have is not None and need > have:
+        raise ModelMemoryError(f"the weights need {need / GIB:.1f} GiB as {dtype}, and {have / GIB:.1f} GiB are available"
+                               + ("; dtype='bfloat16' halves that" if dtype == "float32" else ""))
+    try:
+        model = _native.NativeModel(source.config, dtype, threads, isa)
+        for spec, begin, rows in source.slices():
+            model.load(spec.role, spec.layer, begin, rows)
+    except MemoryError as e:
+        raise ModelMemoryError(f"the weights need {need / GIB:.1f} GiB as {dtype}; an allocation failed") from e
+    return model
+
+
+class ConfigOnly:
+    """A folder's configuration without its weights, for the placeholder."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "config.json"
+        self.config = ModelConfig.from_dict(read_json(path), str(path))
+
+    def slices(self) -> Any:
+        raise ModelFormatError("this model was opened without its weights")
+
+
+def generation_defaults(folder: Path, config: ModelConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Lengths from generation_config.json and token ids from the checkpoint."""
+    defaults = token_defaults(config, tokenizer, folder)
+    path = folder / "generation_config.json"
+    stated = read_json(path) if path.is_file() else {}
+    for key in ("gen_length", "block_length"):
+        value = stated.get(key)
+        if value is not None:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ModelFormatError(f"{path}: {key}: expected a positive whole number, found {value!r}")
+            defaults[key] = value
+    return defaults
+
+
+def token_defaults(config: ModelConfig, tokenizer: Tokenizer | None, folder: Path | None) -> dict[str, Any]:
+    """Token ids as far as the checkpoint states them. LLaDA-8B names the end of a turn in its tokenizer only."""
+    eot = config.eot_token_id
+    if eot is None and tokenizer is not None:
+        eot = tokenizer.token_id(EOT)
+    elif eot is None and folder is not None:
+        eot = special_token_id(folder, EOT)
+        if eot is not None and eot >= config.vocabulary:
+            raise ModelFormatError(f"{folder / 'tokenizer_config.json'}: {EOT}: expected a token id from 0 to {config.vocabulary - 1}, "
+                                   f"found {eot}")
+    return {"mask_id": config.mask_token_id, "eos_id": config.eos_token_id, "eot_id": eot}
