@@ -5,12 +5,15 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from . import __version__
+from ._sampler import REMASKING
 from .errors import LladaError
-from .loading import GIB
+from .fallback import FALLBACKS
+from .loading import BACKENDS, GIB
 from .machine import available_memory, cpu_info
 from .model import LLaDAForCausalLM
 from .result import GenerationResult
@@ -37,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -49,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(e), EXIT_FAILURE)
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"llada-native: warning: {message}", file=sys.stderr)
+
+
 def _fail(message: str, code: int) -> int:
     print("llada-native: " + " ".join(message.split()), file=sys.stderr)
     return code
@@ -56,7 +65,8 @@ def _fail(message: str, code: int) -> int:
 
 def _generate(a: argparse.Namespace) -> int:
     prompts = [_read_stdin() if text == "-" else text for text in a.prompt or ["-"]]
-    options = {name: getattr(a, name) for name in ("max_steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking")}
+    options = {name: getattr(a, name) for name in ("max_steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking",
+                                               "top_k", "top_p", "repetition_penalty", "fallback")}
     options = {name: value for name, value in options.items() if value is not None}
     flags: dict[str, bool | str] = {"off": False, "on": True, "compat": "compat"}
     with _load(a) as model:
@@ -107,8 +117,29 @@ def _info(a: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _selftest(a: argparse.Namespace) -> int:
+    from . import selftest
+
+    seen: list[dict[str, Any]] = []
+
+    def report(section: str, name: str, good: bool, text: str, seconds: float) -> None:
+        if not a.json:
+            if not seen or seen[-1]["section"] != section:
+                print(section)
+            print(f"  {'ok  ' if good else 'FAIL'} {name}: {text} ({seconds:.2f} s)", flush=True)
+        seen.append({"section": section, "name": name, "passed": good, "seen": text, "seconds": round(seconds, 3)})
+
+    with _load(a) as model:
+        passed = selftest.run(model, a.model is None and a.backend != "placeholder", report)
+    failures = sum(not check["passed"] for check in seen)
+    print(json.dumps({"passed": passed, "checks": seen}) if a.json else
+          f"{len(seen)} checks, all passed" if passed else f"{failures} of {len(seen)} checks failed")
+    return EXIT_OK if passed else EXIT_FAILURE
+
+
 def _load(a: argparse.Namespace) -> LLaDAForCausalLM:
-    return LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, backend=a.backend, num_threads=a.num_threads, isa=a.isa)
+    return LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, backend=a.backend, num_threads=a.num_threads, isa=a.isa,
+                                            fallback=getattr(a, "fallback", None))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,7 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--model", metavar="FOLDER", help="checkpoint folder; default: the demo model")
     common.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="weights in memory (default: auto)")
-    common.add_argument("--backend", choices=("native", "reference"), default="native", help="C++ engine, or slow NumPy")
+    common.add_argument("--backend", choices=BACKENDS, default="native",
+                        help="C++ engine, slow NumPy, or pseudo-logits to try the wiring")
     common.add_argument("--num-threads", type=int, metavar="N", help="default: the cores this process may use")
     common.add_argument("--isa", help="kernels to use; 'info' lists them")
     common.add_argument("--json", action="store_true", help="machine-readable output")
@@ -133,7 +165,11 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--block-length", type=int, metavar="N", help="tokens of a block; divides gen-length")
     generate.add_argument("--temperature", type=float, metavar="T", help="0 (default) is deterministic")
     generate.add_argument("--cfg-scale", type=float, metavar="S", help="classifier-free guidance (default: 0, off)")
-    generate.add_argument("--remasking", choices=("low_confidence", "random"))
+    generate.add_argument("--remasking", choices=REMASKING, help="which predictions a step keeps (default: low_confidence)")
+    generate.add_argument("--top-k", type=int, metavar="K", help="draw among the K most likely tokens (default: all)")
+    generate.add_argument("--top-p", type=float, metavar="P", help="draw among the fewest tokens with mass P (default: 1)")
+    generate.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1, seen tokens become less likely")
+    generate.add_argument("--fallback", choices=FALLBACKS, help="what to go on with when the C++ engine fails (default: an error)")
     generate.add_argument("--logits-eos-inf", action="store_true", help="never draw the end-of-text token")
     generate.add_argument("--confidence-eos-eot-inf", choices=("off", "on", "compat"), default="off",
                           help="reveal end tokens last; 'compat' is the reference's own reading")
@@ -144,4 +180,7 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", parents=[common], help="the machine, the build and a model")
     info.set_defaults(run=_info)
+
+    selftest = commands.add_parser("selftest", parents=[common], help="check this installation: exit code 0 when all is well")
+    selftest.set_defaults(run=_selftest)
     return parser

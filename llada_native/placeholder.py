@@ -44,7 +44,8 @@ class PlaceholderModel:
     def head(self, hidden: Bits, begin: int, end: int, out: NDArray[np.float32]) -> None:
         if self.closed:
             raise ValueError("the model is closed")
-        bits = mix(hidden + np.arange(begin, end, dtype=np.uint64)) >> np.uint64(40)
+        tokens: Bits = np.arange(begin, end).astype(np.uint64)
+        bits = mix(hidden + tokens) >> np.uint64(40)
         out[...] = bits.astype(np.float32) * np.float32(SPREAD / (1 << 24)) - np.float32(SPREAD / 2)
 
     def create_kv_cache(self) -> PlaceholderCache:
