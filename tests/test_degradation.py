@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import llada_native
-from llada_native import EngineError, LLaDAForCausalLM, LladaError, ModelMemoryError, NonFiniteLogitsError
+from llada_native import EngineError, LladaError, LLaDAForCausalLM, ModelMemoryError, NonFiniteLogitsError
 
 PROMPT = [1, 2, 3, 4, 5]
 OPTIONS = {"gen_length": 8, "block_length": 4, "max_steps": 8}
