@@ -22,13 +22,15 @@ CFLAGS = (["/O2", "/std:c++17", "/EHsc"] if MSVC else
           ["-O3", "-std=c++17", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-lto",
            "-g0"]) + EXTRA
 # Headers of GCC 12 warn about their own undefined-value intrinsics (GCC bug 105593).
-GCC_AVX512 = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+AVX512 = ["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c",
+          "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 # name: (gcc and clang flags, msvc flags, x86 only)
 ISAS = {
     "scalar": ([], [], False),
     "avx2": (["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"], True),
-    "avx512": (["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", *GCC_AVX512],
-               ["/arch:AVX512"], True),
+    "avxvnni": (["-mavx2", "-mfma", "-mf16c", "-mavxvnni"], ["/arch:AVX2"], True),
+    "avx512": (AVX512, ["/arch:AVX512"], True),
+    "avx512vnni": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"], True),
 }
 INCLUDE = ["include", "src_cpp"]
 C_HEADER = "include/llada/llada.h"

@@ -10,6 +10,11 @@ cdef extern from "llada/types.h" namespace "llada":
         float32
         bfloat16
         float16
+        int8
+        int4
+
+    cdef cppclass WeightFormat:
+        WeightFormat(DType, int)
 
     cdef cppclass Interrupt:
         bool (*poll)(void*) noexcept nogil
@@ -78,7 +83,7 @@ cdef extern from "llada/model.h" namespace "llada" nogil:
         KVCache* const* caches
 
     cdef cppclass Model:
-        Model(const ModelConfig&, DType, const string&, int) except +llada_raise_python_error
+        Model(const ModelConfig&, WeightFormat, const string&, int) except +llada_raise_python_error
         void load(Tensor, int64_t, int64_t, int64_t, const void*, DType) except +llada_raise_python_error
         void forward(const RaggedBatch&, float*, const Interrupt&) except +llada_raise_python_error
         void head(const float*, int64_t, int64_t, int64_t, float*, const Interrupt&) except +llada_raise_python_error
@@ -126,12 +131,15 @@ cdef extern from "ops/linear.h" namespace "llada" nogil:
 
     cdef cppclass Linear:
         Linear()
-        Linear(int64_t, int64_t, DType, const KernelTable&) except +llada_raise_python_error
+        Linear(int64_t, int64_t, WeightFormat, const KernelTable&) except +llada_raise_python_error
         void load(Team&, int64_t, int64_t, const void*, DType) except +llada_raise_python_error
         int64_t bytes()
+
+    cdef cppclass QuantizedRows:
+        pass
 
     cdef cppclass Product:
         pass
 
     Product product(const Linear&, Rows, int64_t, Rows, bool)
-    void linear(Team&, const KernelTable&, const vector[Product]&) except +llada_raise_python_error
+    void linear(Team&, const KernelTable&, QuantizedRows&, const vector[Product]&) except +llada_raise_python_error

@@ -18,7 +18,7 @@ cdef extern from "Python.h":
 
 TENSORS = ("embedding", "attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "mlp_norm", "gate_proj", "up_proj", "down_proj",
            "final_norm", "head")
-DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 
 
 cdef bint exiting = False      # the interpreter ends: forward passes of daemon threads stop, without asking for the GIL
@@ -67,7 +67,7 @@ def active_isa() -> str:
 cdef object as_bits(array, what):
     """A C-contiguous view of float32, float16 or bfloat16 data as integers, and the C++ dtype."""
     name = array.dtype.name
-    if name not in DTYPES:
+    if name not in ("float32", "float16", "bfloat16"):
         raise ValueError(f"{what}: expected float32, float16 or bfloat16, found {name}")
     if not array.flags.c_contiguous:
         raise ValueError(f"{what}: expected a C-contiguous array")
@@ -105,14 +105,18 @@ cdef class NativeModel:
     cdef readonly str dtype
     cdef readonly str name
 
-    def __cinit__(self, config, str dtype, int num_threads, str isa=""):
+    def __cinit__(self, config, str dtype, int num_threads, str isa="", int group=128):
         cdef cpp.ModelConfig c
         c.layers, c.d_model, c.heads, c.kv_heads = config.n_layers, config.d_model, config.n_heads, config.n_kv_heads
         c.head_dim, c.mlp_hidden, c.vocabulary = config.head_dim, config.mlp_hidden_size, config.vocabulary
         c.norm_eps, c.rope_theta, c.tied_head = config.rms_norm_eps, config.rope_theta, config.weight_tying
-        if dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype: expected 'float32' or 'bfloat16', found {dtype!r}")
-        self.model.reset(new cpp.Model(c, <cpp.DType> <int> DTYPES[dtype], isa.encode(), num_threads))
+        if dtype not in DTYPES or dtype == "float16":
+            raise ValueError(f"dtype: expected 'float32', 'bfloat16', 'int8' or 'int4', found {dtype!r}")
+        cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)
+        try:
+            self.model.reset(new cpp.Model(c, format[0], isa.encode(), num_threads))
+        finally:
+            del format
         self.config, self.dtype, self.name = config, dtype, "native"
 
     cdef cpp.Model* get(self) except NULL:
@@ -324,14 +328,19 @@ cdef class NativeKVCache:
 cdef class PackedLinear:
     """One linear layer on its own, for tests and benchmarks: ``out = x @ weight.T``."""
     cdef unique_ptr[cpp.Linear] weight
+    cdef cpp.QuantizedRows quantized
     cdef const cpp.KernelTable* kernels
     cdef readonly tuple shape
 
-    def __cinit__(self, weight, str dtype, str isa=""):
+    def __cinit__(self, weight, str dtype, str isa="", int group=128):
         cdef string name = isa.encode() if isa else cpp.active_isa()
         self.kernels = &cpp.kernels_for(name)
         self.shape = weight.shape
-        self.weight.reset(new cpp.Linear(self.shape[0], self.shape[1], <cpp.DType> <int> DTYPES[dtype], self.kernels[0]))
+        cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)
+        try:
+            self.weight.reset(new cpp.Linear(self.shape[0], self.shape[1], format[0], self.kernels[0]))
+        finally:
+            del format
         bits, code = as_bits(weight, "weight")
         cdef cpp.Interrupt never
         cdef unique_ptr[cpp.Team] team
@@ -355,7 +364,7 @@ cdef class PackedLinear:
         with nogil:
             team.reset(new cpp.Team(threads, never))
             products.push_back(cpp.product(self.weight.get()[0], source, rows, target, accumulate))
-            cpp.linear(team.get()[0], self.kernels[0], products)
+            cpp.linear(team.get()[0], self.kernels[0], self.quantized, products)
 
 
 cdef class Kernels:

@@ -56,8 +56,9 @@ struct RaggedBatch {
 // Thread-safe once loaded: calls from several threads take turns.
 class Model {
  public:
-  // `isa` is empty for active_isa(). Weights are held as float32 or bfloat16.
-  Model(const ModelConfig& config, DType weights, const std::string& isa, int threads);
+  // `isa` is empty for active_isa(). Matrices are held as float32, bfloat16, int8 or int4; with integers the embedding is bfloat16 and
+  // the head int8.
+  Model(const ModelConfig& config, WeightFormat weights, const std::string& isa, int threads);
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;

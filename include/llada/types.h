@@ -6,9 +6,19 @@
 
 namespace llada {
 
-enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2 };
+enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3, int4 = 4 };
 
+// Bytes of an element of the float formats.
 inline int64_t size_of(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
+
+// How a matrix is held in memory: as floats, or as integers with a float32 scale for every `group` inputs of an output channel.
+struct WeightFormat {
+  WeightFormat(DType dtype, int group = 128) : dtype(dtype), group(group) {}  // NOLINT: a float format is its dtype
+  bool quantized() const { return dtype == DType::int8 || dtype == DType::int4; }
+
+  DType dtype;
+  int group;  // 32, 64 or 128; of no meaning for floats
+};
 
 // Thrown when a caller's Interrupt asks a computation to stop.
 struct Cancelled : std::runtime_error {

@@ -5,7 +5,9 @@ namespace llada {
 
 struct CpuFeatures {
   bool avx2_fma_f16c = false;
-  bool avx512 = false;  // F, CD, BW, DQ, VL
+  bool avx_vnni = false;     // the VEX form, for processors without AVX-512
+  bool avx512 = false;       // F, CD, BW, DQ, VL
+  bool avx512_vnni = false;  // those and VNNI
 };
 
 const CpuFeatures& cpu_features();

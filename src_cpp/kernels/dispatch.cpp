@@ -20,7 +20,9 @@ std::vector<Build> builds() {
   std::vector<Build> all{{&kScalarKernels, true}};
 #ifdef LLADA_X86_KERNELS
   all.push_back({&kAvx2Kernels, cpu_features().avx2_fma_f16c});
+  all.push_back({&kAvxVnniKernels, cpu_features().avx_vnni});
   all.push_back({&kAvx512Kernels, cpu_features().avx512});
+  all.push_back({&kAvx512VnniKernels, cpu_features().avx512_vnni});
 #endif
   return all;
 }

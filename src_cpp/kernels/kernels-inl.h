@@ -213,9 +213,4 @@ void attention_f32(const AttentionTile& tile) {
   }
 }
 
-constexpr llada::KernelTable make_table(const char* name) {
-  return {name,         kPanel,   kAttentionRows, gemm_f32,     widen_bf16,
-          rms_norm_f32, rope_f32, silu_mul_f32,   attention_f32};
-}
-
 }  // namespace

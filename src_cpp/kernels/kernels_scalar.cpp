@@ -3,7 +3,7 @@
 // The vector type comes first: the kernels are written over it.
 #include "kernels/vec_scalar.h"
 
-#include "kernels/kernels-inl.h"
+#include "kernels/quantized-inl.h"
 
 namespace llada {
 

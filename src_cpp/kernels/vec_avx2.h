@@ -13,6 +13,7 @@ struct Vec {
 struct Tiling {
   static constexpr int kVectors = 2;
   static constexpr int kRows = 6;  // 6 x 2 accumulators, two weights and a broadcast: 15 of 16 registers
+  static constexpr int kIntRows = 3;  // 3 x 2 integer and 3 x 2 float accumulators, two weights and a broadcast: 15
 };
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
@@ -45,5 +46,111 @@ inline Vec exp2_integer(Vec n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
 }
+
+// ---- integers
+
+struct IntVec {
+  __m256i v;
+};
+
+inline Vec to_float(IntVec a) { return {_mm256_cvtepi32_ps(a.v)}; }
+
+inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
+  const __m256 scale = _mm256_set1_ps(inverse);
+  __m256i totals = _mm256_setzero_si256();
+  int32_t total = 0;
+  int i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256i wide = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale));
+    totals = _mm256_add_epi32(totals, wide);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(q + i), _mm_packs_epi16(words, words));
+  }
+  for (; i < n; ++i) total += q[i] = static_cast<int8_t>(_mm_cvtss_si32(_mm_set_ss(x[i] * inverse)));
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(totals), _mm256_extracti128_si256(totals, 1));
+  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+  return total + _mm_cvtsi128_si32(half);
+}
+
+inline __m256i load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+// Four bytes of x in every channel.
+inline __m256i broadcast_bytes(const int8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, 4);
+  return _mm256_set1_epi32(quad);
+}
+
+#ifdef LLADA_VNNI
+
+// vpdpbusd: four products of an unsigned and a signed byte added to int32, exactly.
+template <int Zero>
+struct Dot {
+  using Sum = IntVec;
+  static Sum start(int32_t x_sum) { return {_mm256_set1_epi32(-Zero * x_sum)}; }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    for (int k = 0; k < depth; k += 4, w += 32 * Vectors) {
+      __m256i weight[Vectors];
+      for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + 32 * j);
+      for (int r = 0; r < Rows; ++r) {
+        const __m256i quad = broadcast_bytes(x + r * x_stride + k);
+        for (int j = 0; j < Vectors; ++j) sums[r][j].v = _mm256_dpbusd_avx_epi32(sums[r][j].v, weight[j], quad);
+      }
+    }
+  }
+};
+using Dot4 = Dot<8>;
+using Dot8 = Dot<128>;
+
+#else
+
+// vpmaddubsw adds two products into int16. With 4-bit weights a pair is at most 2 * 15 * 127 = 3810, so eight pairs fit before
+// vpmaddwd widens them.
+struct Dot4 {
+  using Sum = IntVec;
+  static Sum start(int32_t x_sum) { return {_mm256_set1_epi32(-8 * x_sum)}; }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    for (int begin = 0; begin < depth; begin += 32) {
+      __m256i pairs[Rows][Vectors];
+      for (int r = 0; r < Rows; ++r)
+        for (int j = 0; j < Vectors; ++j) pairs[r][j] = _mm256_setzero_si256();
+      for (int k = begin; k < begin + 32; k += 4, w += 32 * Vectors) {
+        __m256i weight[Vectors];
+        for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + 32 * j);
+        for (int r = 0; r < Rows; ++r) {
+          const __m256i quad = broadcast_bytes(x + r * x_stride + k);
+          for (int j = 0; j < Vectors; ++j) pairs[r][j] = _mm256_add_epi16(pairs[r][j], _mm256_maddubs_epi16(weight[j], quad));
+        }
+      }
+      for (int r = 0; r < Rows; ++r)
+        for (int j = 0; j < Vectors; ++j)
+          sums[r][j].v = _mm256_add_epi32(sums[r][j].v, _mm256_madd_epi16(pairs[r][j], _mm256_set1_epi16(1)));
+    }
+  }
+};
+
+// 8-bit weights as magnitude and sign, the sign moved to x: a pair is at most 2 * 127 * 127 = 32258, which int16 holds.
+struct Dot8 {
+  using Sum = IntVec;
+  static Sum start(int32_t) { return {_mm256_setzero_si256()}; }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    const __m256i offset = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
+    for (int k = 0; k < depth; k += 4, w += 32 * Vectors) {
+      for (int j = 0; j < Vectors; ++j) {
+        const __m256i weight = _mm256_xor_si256(load_bytes(w + 32 * j), offset), magnitude = _mm256_abs_epi8(weight);
+        for (int r = 0; r < Rows; ++r) {
+          const __m256i quad = _mm256_sign_epi8(broadcast_bytes(x + r * x_stride + k), weight);
+          sums[r][j].v = _mm256_add_epi32(sums[r][j].v, _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, quad), ones));
+        }
+      }
+    }
+  }
+};
+
+#endif
 
 }  // namespace

@@ -13,6 +13,7 @@ struct Vec {
 struct Tiling {
   static constexpr int kVectors = 2;
   static constexpr int kRows = 12;  // 12 x 2 accumulators and two weights of 32 registers; broadcasts are memory operands
+  static constexpr int kIntRows = 6;  // 6 x 2 integer and 6 x 2 float accumulators and two weights; broadcasts are memory operands
 };
 
 inline Vec zero() { return {_mm512_setzero_ps()}; }
@@ -37,5 +38,107 @@ inline Vec exp2_integer(Vec n) {
   const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
+
+// ---- integers
+
+struct IntVec {
+  __m512i v;
+};
+
+inline Vec to_float(IntVec a) { return {_mm512_cvtepi32_ps(a.v)}; }
+
+inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
+  const __m512 scale = _mm512_set1_ps(inverse);
+  __m512i totals = _mm512_setzero_si512();
+  for (int i = 0; i < n; i += 16) {
+    const __mmask16 live = static_cast<__mmask16>(n - i < 16 ? (1u << (n - i)) - 1 : 0xffffu);
+    const __m512i wide = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(live, x + i), scale));
+    totals = _mm512_add_epi32(totals, wide);
+    _mm512_mask_cvtsepi32_storeu_epi8(q + i, live, wide);
+  }
+  return _mm512_reduce_add_epi32(totals);
+}
+
+inline __m512i load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+
+// Four bytes of x in every channel.
+inline __m512i broadcast_bytes(const int8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, 4);
+  return _mm512_set1_epi32(quad);
+}
+
+#ifdef LLADA_VNNI
+
+// vpdpbusd: four products of an unsigned and a signed byte added to int32, exactly.
+template <int Zero>
+struct Dot {
+  using Sum = IntVec;
+  static Sum start(int32_t x_sum) { return {_mm512_set1_epi32(-Zero * x_sum)}; }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    for (int k = 0; k < depth; k += 4, w += 64 * Vectors) {
+      __m512i weight[Vectors];
+      for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + 64 * j);
+      for (int r = 0; r < Rows; ++r) {
+        const __m512i quad = broadcast_bytes(x + r * x_stride + k);
+        for (int j = 0; j < Vectors; ++j) sums[r][j].v = _mm512_dpbusd_epi32(sums[r][j].v, weight[j], quad);
+      }
+    }
+  }
+};
+using Dot4 = Dot<8>;
+using Dot8 = Dot<128>;
+
+#else
+
+// vpmaddubsw adds two products into int16. With 4-bit weights a pair is at most 2 * 15 * 127 = 3810, so eight pairs fit before
+// vpmaddwd widens them.
+struct Dot4 {
+  using Sum = IntVec;
+  static Sum start(int32_t x_sum) { return {_mm512_set1_epi32(-8 * x_sum)}; }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    for (int begin = 0; begin < depth; begin += 32) {
+      __m512i pairs[Rows][Vectors];
+      for (int r = 0; r < Rows; ++r)
+        for (int j = 0; j < Vectors; ++j) pairs[r][j] = _mm512_setzero_si512();
+      for (int k = begin; k < begin + 32; k += 4, w += 64 * Vectors) {
+        __m512i weight[Vectors];
+        for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + 64 * j);
+        for (int r = 0; r < Rows; ++r) {
+          const __m512i quad = broadcast_bytes(x + r * x_stride + k);
+          for (int j = 0; j < Vectors; ++j) pairs[r][j] = _mm512_add_epi16(pairs[r][j], _mm512_maddubs_epi16(weight[j], quad));
+        }
+      }
+      for (int r = 0; r < Rows; ++r)
+        for (int j = 0; j < Vectors; ++j)
+          sums[r][j].v = _mm512_add_epi32(sums[r][j].v, _mm512_madd_epi16(pairs[r][j], _mm512_set1_epi16(1)));
+    }
+  }
+};
+
+// 8-bit weights as magnitude and sign, the sign moved to x: a pair is at most 2 * 127 * 127 = 32258, which int16 holds.
+struct Dot8 {
+  using Sum = IntVec;
+  static Sum start(int32_t) { return {_mm512_setzero_si512()}; }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    const __m512i offset = _mm512_set1_epi8(-128), ones = _mm512_set1_epi16(1);
+    for (int k = 0; k < depth; k += 4, w += 64 * Vectors) {
+      for (int j = 0; j < Vectors; ++j) {
+        const __m512i weight = _mm512_xor_si512(load_bytes(w + 64 * j), offset), magnitude = _mm512_abs_epi8(weight);
+        const __mmask64 negative = _mm512_movepi8_mask(weight);
+        for (int r = 0; r < Rows; ++r) {
+          const __m512i quad = broadcast_bytes(x + r * x_stride + k);
+          const __m512i turned = _mm512_mask_sub_epi8(quad, negative, _mm512_setzero_si512(), quad);
+          sums[r][j].v = _mm512_add_epi32(sums[r][j].v, _mm512_madd_epi16(_mm512_maddubs_epi16(magnitude, turned), ones));
+        }
+      }
+    }
+  }
+};
+
+#endif
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Four floats in plain C++: the baseline build, and the oracle of the others.
 #pragma once
 
+#include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 namespace {
@@ -13,6 +15,7 @@ struct Vec {
 struct Tiling {
   static constexpr int kVectors = 2;  // of a panel
   static constexpr int kRows = 4;     // accumulators: 4 x 2 of the 16 baseline registers
+  static constexpr int kIntRows = 4;
 };
 
 template <class F>
@@ -60,5 +63,42 @@ inline Vec exp2_integer(Vec n) {
     return f;
   });
 }
+
+// ---- integers
+
+struct IntVec {
+  int32_t v[Vec::kLanes];
+};
+
+inline Vec to_float(IntVec a) { return map([&](int i) { return static_cast<float>(a.v[i]); }); }
+
+inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
+  int32_t total = 0;
+  for (int i = 0; i < n; ++i) {
+    const float rounded = (x[i] * inverse + 12582912.0f) - 12582912.0f;  // as round_nearest
+    total += q[i] = static_cast<int8_t>(rounded);
+  }
+  return total;
+}
+
+template <int Zero>
+struct Dot {
+  using Sum = IntVec;
+  static Sum start(int32_t x_sum) {
+    Sum s;
+    for (int i = 0; i < Vec::kLanes; ++i) s.v[i] = -Zero * x_sum;
+    return s;
+  }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    for (int k = 0; k < depth; k += 4, w += 4 * Vectors * Vec::kLanes)
+      for (int r = 0; r < Rows; ++r)
+        for (int j = 0; j < Vectors; ++j)
+          for (int i = 0; i < Vec::kLanes; ++i)
+            for (int b = 0; b < 4; ++b) sums[r][j].v[i] += x[r * x_stride + k + b] * w[(j * Vec::kLanes + i) * 4 + b];
+  }
+};
+using Dot4 = Dot<8>;
+using Dot8 = Dot<128>;
 
 }  // namespace

@@ -171,12 +171,12 @@ uint64_t next_serial() {
 }  // namespace
 
 struct Model::Impl {
-  Impl(const ModelConfig& c, DType dtype, const std::string& isa_name, int n)
+  Impl(const ModelConfig& c, WeightFormat format, const std::string& isa_name, int n)
       : config(checked(c)),
         isa(isa_name.empty() ? active_isa() : isa_name),
         kernels(kernels_for(isa)),
         threads(checked_threads(n)),
-        weights(config, dtype, kernels),
+        weights(config, format, kernels),
         rope_table(config.rope_theta, config.head_dim) {}
 
   void forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt);
@@ -216,26 +216,26 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
     const Product k = product(layer.k_proj, w.h, all, w.k), v = product(layer.v_proj, w.h, all, w.v);
     const Product q = product(layer.q_proj, w.h, rows, w.q);
     if (last) {
-      linear(team, kernels, {k, v});
+      linear(team, kernels, w.quantized, {k, v});
       rope(team, kernels, rope_table, w.k, all, layout.positions.data(), c.kv_heads, c.head_dim);
       store_keys(team, kernels, shape, layout.spans, w.k, w.v);
       if (rows == 0) break;
       select_queries(batch, layout);
       gather(batch, w.h, c.d_model);
       gather(batch, w.x, c.d_model);
-      linear(team, kernels, {q});
+      linear(team, kernels, w.quantized, {q});
     } else {
-      linear(team, kernels, {q, k, v});
+      linear(team, kernels, w.quantized, {q, k, v});
       rope(team, kernels, rope_table, w.k, all, layout.positions.data(), c.kv_heads, c.head_dim);
       store_keys(team, kernels, shape, layout.spans, w.k, w.v);
     }
     rope(team, kernels, rope_table, w.q, rows, layout.positions.data(), c.heads, c.head_dim);
     attention(team, kernels, shape, layout.spans, w.q);
-    linear(team, kernels, {product(layer.o_proj, w.q, rows, w.x, true)});
+    linear(team, kernels, w.quantized, {product(layer.o_proj, w.q, rows, w.x, true)});
 
     rms_norm(team, kernels, w.x, rows, layer.mlp_norm, c.norm_eps, w.h);
-    gated_linear(team, kernels, layer.gate_proj, layer.up_proj, w.h, rows, w.gate, w.up);
-    linear(team, kernels, {product(layer.down_proj, w.gate, rows, w.x, true)});
+    gated_linear(team, kernels, w.quantized, layer.gate_proj, layer.up_proj, w.h, rows, w.gate, w.up);
+    linear(team, kernels, w.quantized, {product(layer.down_proj, w.gate, rows, w.x, true)});
   }
 
   if (batch.selected > 0)
@@ -243,9 +243,10 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
   caches.close();
 }
 
-Model::Model(const ModelConfig& config, DType weights, const std::string& isa, int threads)
+Model::Model(const ModelConfig& config, WeightFormat weights, const std::string& isa, int threads)
     : impl_(std::make_unique<Impl>(config, weights, isa, threads)) {
-  if (weights == DType::float16) throw std::invalid_argument("weights: expected float32 or bfloat16, found float16");
+  if (weights.dtype == DType::float16)
+    throw std::invalid_argument("weights: expected float32, bfloat16, int8 or int4, found float16");
 }
 
 Model::~Model() = default;
@@ -276,7 +277,7 @@ void Model::head(const float* hidden, int64_t rows, int64_t vocab_begin, int64_t
   const ptrdiff_t d_model = static_cast<ptrdiff_t>(impl_->config.d_model);
   // The matrix product only reads x.
   const Rows x{const_cast<float*>(hidden), d_model}, out{logits, static_cast<ptrdiff_t>(vocab_end - vocab_begin)};
-  linear(team, impl_->kernels, {{&impl_->weights.head, x, rows, out, false, vocab_begin, vocab_end}});
+  linear(team, impl_->kernels, impl_->workspace.quantized, {{&impl_->weights.head, x, rows, out, false, vocab_begin, vocab_end}});
 }
 
 const ModelConfig& Model::config() const { return impl_->config; }

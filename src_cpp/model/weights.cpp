@@ -30,24 +30,25 @@ void load_matrix(Team& team, Linear& matrix, int64_t begin, int64_t rows, const 
 
 }  // namespace
 
-Weights::Weights(const ModelConfig& c, DType dtype, const KernelTable& kernels) : tied(c.tied_head) {
+Weights::Weights(const ModelConfig& c, WeightFormat format, const KernelTable& kernels) : tied(c.tied_head) {
   const int64_t q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
-  if (!tied) embedding = Embedding(c.vocabulary, c.d_model, dtype);
+  if (!tied) embedding = Embedding(c.vocabulary, c.d_model, format.quantized() ? DType::bfloat16 : format.dtype);
   for (int64_t i = 0; i < c.layers; ++i) {
     LayerWeights layer;
     layer.attn_norm = AlignedArray<float>(c.d_model);
-    layer.q_proj = Linear(q_width, c.d_model, dtype, kernels);
-    layer.k_proj = Linear(kv_width, c.d_model, dtype, kernels);
-    layer.v_proj = Linear(kv_width, c.d_model, dtype, kernels);
-    layer.o_proj = Linear(c.d_model, q_width, dtype, kernels);
+    layer.q_proj = Linear(q_width, c.d_model, format, kernels);
+    layer.k_proj = Linear(kv_width, c.d_model, format, kernels);
+    layer.v_proj = Linear(kv_width, c.d_model, format, kernels);
+    layer.o_proj = Linear(c.d_model, q_width, format, kernels);
     layer.mlp_norm = AlignedArray<float>(c.d_model);
-    layer.gate_proj = Linear(c.mlp_hidden, c.d_model, dtype, kernels);
-    layer.up_proj = Linear(c.mlp_hidden, c.d_model, dtype, kernels);
-    layer.down_proj = Linear(c.d_model, c.mlp_hidden, dtype, kernels);
+    layer.gate_proj = Linear(c.mlp_hidden, c.d_model, format, kernels);
+    layer.up_proj = Linear(c.mlp_hidden, c.d_model, format, kernels);
+    layer.down_proj = Linear(c.d_model, c.mlp_hidden, format, kernels);
     layers.push_back(std::move(layer));
   }
   final_norm = AlignedArray<float>(c.d_model);
-  head = Linear(c.vocabulary, c.d_model, dtype, kernels);
+  // The head decides between tokens: it keeps 8 bits.
+  head = Linear(c.vocabulary, c.d_model, format.quantized() ? WeightFormat(DType::int8, format.group) : format, kernels);
 }
 
 void Weights::load(Team& team, Tensor tensor, int64_t layer, int64_t begin, int64_t rows, const void* data, DType dtype) {

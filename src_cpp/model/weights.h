@@ -20,7 +20,7 @@ struct LayerWeights {
 };
 
 struct Weights {
-  Weights(const ModelConfig& config, DType dtype, const KernelTable& kernels);
+  Weights(const ModelConfig& config, WeightFormat format, const KernelTable& kernels);
 
   // Stores part of a tensor; throws std::invalid_argument when the rows do not fit it.
   void load(Team& team, Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype);

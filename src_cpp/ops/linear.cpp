@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "ops/convert.h"
 
@@ -18,46 +20,78 @@ void store_element(char* data, int64_t i, T value) {
   std::memcpy(data + i * static_cast<int64_t>(sizeof(T)), &value, sizeof(T));
 }
 
+// What one thread unpacks weights into.
+struct Scratch {
+  alignas(64) float floats[kDepthBlock * kMaxPanel];
+  uint8_t* bytes() { return reinterpret_cast<uint8_t*>(floats); }
+};
+static_assert(sizeof(Scratch) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
+
+int64_t depth_block(const Product& p) { return p.weight->format().quantized() ? kQuantizedBlock : kDepthBlock; }
+
+// Rows [first, first + rows) times one block of one panel, added to out when accumulate.
+void block_product(const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t panel, int64_t k, int64_t first,
+                   int64_t rows, float* out, ptrdiff_t out_stride, bool accumulate, Scratch& scratch) {
+  const int64_t count = std::min(depth_block(p), p.weight->depth() - k);
+  if (!p.weight->format().quantized()) {
+    kernels.gemm_f32(p.x.row(first) + k, p.x.stride, p.weight->block(panel, k, count, scratch.floats), kernels.panel, out, out_stride,
+                     static_cast<int>(rows), static_cast<int>(count), accumulate);
+    return;
+  }
+  QuantizedTile tile;
+  tile.group = p.weight->format().group;
+  tile.groups = static_cast<int>((count + tile.group - 1) / tile.group);
+  const int64_t group = k / tile.group;
+  tile.x = quantized.row(first) + k;
+  tile.x_stride = quantized.stride();
+  tile.x_scales = quantized.scales(first) + group;
+  tile.x_sums = quantized.sums(first) + group;
+  tile.x_group_stride = quantized.groups();
+  tile.w = p.weight->quantized_block(panel, k, int64_t{tile.groups} * tile.group, scratch.bytes());
+  tile.w_scales = p.weight->scales(panel, group);
+  tile.c = out;
+  tile.c_stride = out_stride;
+  tile.rows = static_cast<int>(rows);
+  tile.accumulate = accumulate;
+  (p.weight->format().dtype == DType::int4 ? kernels.gemm_u4 : kernels.gemm_u8)(tile);
+}
+
 // The last panel, when it holds fewer channels than a panel: computed in a tile, so that nothing is written past a row of out.
-void narrow_panel(const KernelTable& kernels, const Product& p, int64_t panel, int64_t columns, float* scratch) {
+void narrow_panel(const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t panel, int64_t columns,
+                  Scratch& scratch) {
   float tile[kTailRows * kMaxPanel];
-  const int64_t depth = p.weight->depth(), offset = panel * kernels.panel - p.channel_begin;
+  const int64_t offset = panel * kernels.panel - p.channel_begin;
   for (int64_t first = 0; first < p.rows; first += kTailRows) {
     const int64_t rows = std::min(kTailRows, p.rows - first);
     for (int64_t r = 0; p.accumulate && r < rows; ++r) {
       std::memset(tile + r * kernels.panel, 0, sizeof(float) * static_cast<size_t>(kernels.panel));
       std::memcpy(tile + r * kernels.panel, p.out.row(first + r) + offset, sizeof(float) * static_cast<size_t>(columns));
     }
-    for (int64_t k = 0; k < depth; k += kDepthBlock) {
-      const int64_t count = std::min<int64_t>(kDepthBlock, depth - k);
-      kernels.gemm_f32(p.x.row(first) + k, p.x.stride, p.weight->block(panel, k, count, scratch), kernels.panel, tile, kernels.panel,
-                       static_cast<int>(rows), static_cast<int>(count), p.accumulate || k > 0);
-    }
+    for (int64_t k = 0; k < p.weight->depth(); k += depth_block(p))
+      block_product(kernels, p, quantized, panel, k, first, rows, tile, kernels.panel, p.accumulate || k > 0, scratch);
     for (int64_t r = 0; r < rows; ++r)
       std::memcpy(p.out.row(first + r) + offset, tile + r * kernels.panel, sizeof(float) * static_cast<size_t>(columns));
   }
 }
 
 // Panels [begin, end) of a product, on one thread. False when the team was stopped.
-bool run_panels(Team& team, int thread, const KernelTable& kernels, const Product& p, int64_t begin, int64_t end) {
-  alignas(64) float scratch[kDepthBlock * kMaxPanel];
-  const int64_t depth = p.weight->depth();
+bool run_panels(Team& team, int thread, const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t begin,
+                int64_t end) {
+  Scratch scratch;
   const int64_t whole = std::min(end, p.channel_end / kernels.panel);  // panels with all their channels
   for (int64_t group = begin; group < whole; group += kPanelGroup) {
     const int64_t group_end = std::min(group + kPanelGroup, whole);
-    for (int64_t k = 0; k < depth; k += kDepthBlock) {
-      const int64_t count = std::min<int64_t>(kDepthBlock, depth - k);
+    for (int64_t k = 0; k < p.weight->depth(); k += depth_block(p)) {
       for (int64_t panel = group; panel < group_end; ++panel) {
         if (team.stopped(thread)) return false;
-        kernels.gemm_f32(p.x.data + k, p.x.stride, p.weight->block(panel, k, count, scratch), kernels.panel,
-                         p.out.data + panel * kernels.panel - p.channel_begin, p.out.stride, static_cast<int>(p.rows),
-                         static_cast<int>(count), p.accumulate || k > 0);
+        block_product(kernels, p, quantized, panel, k, 0, p.rows, p.out.data + panel * kernels.panel - p.channel_begin, p.out.stride,
+                      p.accumulate || k > 0, scratch);
       }
     }
   }
   for (int64_t panel = std::max(begin, whole); panel < end; ++panel) {
     if (team.stopped(thread)) return false;
-    narrow_panel(kernels, p, panel, p.channel_end - panel * kernels.panel, scratch);
+    narrow_panel(kernels, p, quantized, panel, p.channel_end - panel * kernels.panel, scratch);
   }
   return true;
 }
@@ -75,29 +109,45 @@ int64_t grain(int64_t rows, int64_t depth, int64_t panel) {
 
 }  // namespace
 
-Linear::Linear(int64_t channels, int64_t depth, DType dtype, const KernelTable& kernels)
+Linear::Linear(int64_t channels, int64_t depth, WeightFormat format, const KernelTable& kernels)
     : channels_(channels),
       depth_(depth),
       panels_((channels + kernels.panel - 1) / kernels.panel),
       panel_(kernels.panel),
-      dtype_(dtype),
-      kernels_(&kernels),
-      data_(panels_ * panel_ * depth * size_of(dtype)) {
-  const int64_t last = (panels_ - 1) * panel_ * depth_ * size_of(dtype_);
+      groups_(format.quantized() ? (depth + format.group - 1) / format.group : 0),
+      format_(format),
+      kernels_(&kernels) {
+  if (format.quantized() && format.group != 32 && format.group != 64 && format.group != 128)
+    throw std::invalid_argument("group: expected 32, 64 or 128, found " + std::to_string(format.group));
+  const int64_t elements = panels_ * panel_ * (format.quantized() ? groups_ * format.group : depth);
+  if (format.quantized()) {
+    data_ = AlignedArray<char>(format.dtype == DType::int4 ? elements / 2 : elements);
+    scales_ = AlignedArray<float>(panels_ * groups_ * panel_);
+    std::memset(scales_.data(), 0, static_cast<size_t>(scales_.size()) * sizeof(float));
+    std::memset(data_.data(), format.dtype == DType::int4 ? 0x88 : 128, static_cast<size_t>(data_.size()));
+    return;
+  }
+  data_ = AlignedArray<char>(elements * size_of(format.dtype));
+  const int64_t last = (panels_ - 1) * panel_ * depth_ * size_of(format.dtype);
   std::memset(data_.data() + last, 0, static_cast<size_t>(data_.size() - last));
 }
 
 void Linear::load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype) {
   const int64_t first = row_begin / panel_, last = (row_begin + rows - 1) / panel_;
   team.split(last - first + 1, 1, [&](int64_t begin, int64_t end, int thread) {
+    std::vector<float> row(static_cast<size_t>(format_.quantized() ? groups_ * format_.group : 0));
     for (int64_t p = first + begin; p < first + end; ++p) {
       if (team.stopped(thread)) return;
       const int64_t from = std::max(row_begin, p * panel_), to = std::min(row_begin + rows, (p + 1) * panel_);
+      if (format_.quantized()) {
+        for (int64_t n = from; n < to; ++n) load_quantized(n, data, dtype, n - row_begin, row);
+        continue;
+      }
       for (int64_t k = 0; k < depth_; ++k) {
         for (int64_t n = from; n < to; ++n) {
           const float value = element(data, dtype, (n - row_begin) * depth_ + k);
           const int64_t at = (p * depth_ + k) * panel_ + n - p * panel_;
-          if (dtype_ == DType::float32) {
+          if (format_.dtype == DType::float32) {
             store_element(data_.data(), at, value);
           } else {
             store_element(data_.data(), at, float_to_bf16(value));
@@ -108,21 +158,66 @@ void Linear::load(Team& team, int64_t row_begin, int64_t rows, const void* data,
   });
 }
 
+void Linear::load_quantized(int64_t channel, const void* data, DType dtype, int64_t source_row, std::vector<float>& row) {
+  const int64_t panel = channel / panel_, lane = channel % panel_;
+  const int group = format_.group;
+  uint8_t codes[kMaxGroup];
+  uint8_t* packed = reinterpret_cast<uint8_t*>(data_.data());
+  for (int64_t k = 0; k < depth_; ++k) row[static_cast<size_t>(k)] = element(data, dtype, source_row * depth_ + k);
+  for (int64_t g = 0; g < groups_; ++g) {
+    const int count = static_cast<int>(std::min<int64_t>(group, depth_ - g * group));
+    scales_[(panel * groups_ + g) * panel_ + lane] = quantize_group(row.data() + g * group, count, format_.dtype, codes);
+    std::memset(codes + count, zero_point(format_.dtype), static_cast<size_t>(group - count));
+    for (int i = 0; i < group; ++i) {
+      const int64_t k = panel * groups_ * group + g * group + i;  // depth, counted over all panels
+      if (format_.dtype == DType::int8) {
+        packed[(k / 4 * panel_ + lane) * 4 + k % 4] = codes[i];
+      } else {
+        uint8_t& pair = packed[(k / 8 * panel_ + lane) * 4 + k % 4];
+        pair = static_cast<uint8_t>(k / 4 % 2 == 0 ? (pair & 0xf0) | codes[i] : (pair & 0x0f) | codes[i] << 4);
+      }
+    }
+  }
+}
+
 void Linear::row(int64_t channel, float* out) const {
   const int64_t panel = channel / panel_, lane = channel % panel_;
-  for (int64_t k = 0; k < depth_; ++k) out[k] = element(data_.data(), dtype_, (panel * depth_ + k) * panel_ + lane);
+  if (!format_.quantized()) {
+    for (int64_t k = 0; k < depth_; ++k) out[k] = element(data_.data(), format_.dtype, (panel * depth_ + k) * panel_ + lane);
+    return;
+  }
+  const uint8_t* packed = reinterpret_cast<const uint8_t*>(data_.data());
+  for (int64_t i = 0; i < depth_; ++i) {
+    const int64_t k = panel * groups_ * format_.group + i;
+    const int code = format_.dtype == DType::int8 ? packed[(k / 4 * panel_ + lane) * 4 + k % 4]
+                                                  : packed[(k / 8 * panel_ + lane) * 4 + k % 4] >> (k / 4 % 2 * 4) & 15;
+    out[i] = scales(panel, i / format_.group)[lane] * static_cast<float>(code - zero_point(format_.dtype));
+  }
 }
 
 const float* Linear::block(int64_t panel, int64_t depth_begin, int64_t depth_count, float* scratch) const {
   const int64_t at = (panel * depth_ + depth_begin) * panel_;
-  if (dtype_ == DType::float32) return reinterpret_cast<const float*>(data_.data()) + at;
+  if (format_.dtype == DType::float32) return reinterpret_cast<const float*>(data_.data()) + at;
   kernels_->widen_bf16(reinterpret_cast<const uint16_t*>(data_.data()) + at, scratch, static_cast<size_t>(depth_count * panel_));
   return scratch;
 }
 
-void linear(Team& team, const KernelTable& kernels, const std::vector<Product>& products) {
+const uint8_t* Linear::quantized_block(int64_t panel, int64_t depth_begin, int64_t depth_count, uint8_t* scratch) const {
+  const int64_t at = (panel * groups_ * format_.group + depth_begin) * panel_;
+  const uint8_t* packed = reinterpret_cast<const uint8_t*>(data_.data());
+  if (format_.dtype == DType::int8) return packed + at;
+  kernels_->unpack_u4(packed + at / 2, scratch, static_cast<size_t>(depth_count * panel_ / 2));
+  return scratch;
+}
+
+void linear(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const std::vector<Product>& products) {
   int64_t total = 0, least = 1;
+  bool ready = false;
   for (const Product& p : products) {
+    if (!ready && p.weight->format().quantized()) {
+      quantized.quantize(team, kernels, p.x, p.rows, p.weight->depth(), p.weight->format().group);
+      ready = true;
+    }
     total += panel_count(kernels, p);
     least = std::max(least, grain(p.rows, p.weight->depth(), kernels.panel));
   }
@@ -131,20 +226,21 @@ void linear(Team& team, const KernelTable& kernels, const std::vector<Product>& 
     for (const Product& p : products) {
       const int64_t count = panel_count(kernels, p), first = first_panel(kernels, p);
       const int64_t from = std::max(begin, offset) - offset, to = std::min(end, offset + count) - offset;
-      if (from < to && !run_panels(team, thread, kernels, p, first + from, first + to)) return;
+      if (from < to && !run_panels(team, thread, kernels, p, quantized, first + from, first + to)) return;
       offset += count;
     }
   });
 }
 
-void gated_linear(Team& team, const KernelTable& kernels, const Linear& gate, const Linear& up, Rows x, int64_t rows, Rows out,
-                  Rows up_out) {
+void gated_linear(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const Linear& gate, const Linear& up, Rows x,
+                  int64_t rows, Rows out, Rows up_out) {
+  if (gate.format().quantized()) quantized.quantize(team, kernels, x, rows, gate.depth(), gate.format().group);
   const Product gate_product = product(gate, x, rows, out), up_product = product(up, x, rows, up_out);
   team.split(gate.panels(), grain(rows, gate.depth(), kernels.panel), [&](int64_t begin, int64_t end, int thread) {
     for (int64_t group = begin; group < end; group += kPanelGroup) {
       const int64_t group_end = std::min(group + kPanelGroup, end);
-      if (!run_panels(team, thread, kernels, gate_product, group, group_end)) return;
-      if (!run_panels(team, thread, kernels, up_product, group, group_end)) return;
+      if (!run_panels(team, thread, kernels, gate_product, quantized, group, group_end)) return;
+      if (!run_panels(team, thread, kernels, up_product, quantized, group, group_end)) return;
       const int64_t from = group * kernels.panel, to = std::min(group_end * kernels.panel, gate.channels());
       for (int64_t r = 0; r < rows; ++r)
         kernels.silu_mul_f32(out.row(r) + from, up_out.row(r) + from, static_cast<int>(to - from));

@@ -9,26 +9,20 @@
 #include "base/team.h"
 #include "kernels/table.h"
 #include "llada/types.h"
+#include "ops/quantize.h"
+#include "ops/rows.h"
 
 namespace llada {
 
-// Activations are rows of floats, `stride` floats apart.
-struct Rows {
-  float* data;
-  ptrdiff_t stride;
-  float* row(int64_t i) const { return data + i * stride; }
-};
-
-// Rows a multiple of 4 KiB apart would share their cache sets, so the stride of an activation buffer is odd in cache lines.
-constexpr ptrdiff_t row_stride(int64_t width) { return static_cast<ptrdiff_t>(round_up(width, 32) + 16); }
-
-// A weight matrix [channels, depth] stored as panels [ceil(channels / panel)][depth][panel], the last one zero-padded.
+// A weight matrix [channels, depth] stored as panels [ceil(channels / panel)], the last one zero-padded: floats [depth][panel];
+// 8-bit integers [depth / 4][panel][4]; 4-bit integers two a byte, [depth / 8][panel][4]. Integers have scales [depth / group][panel],
+// and a depth rounded up to whole groups.
 class Linear {
  public:
   Linear() = default;
-  Linear(int64_t channels, int64_t depth, DType dtype, const KernelTable& kernels);
+  Linear(int64_t channels, int64_t depth, WeightFormat format, const KernelTable& kernels);
 
-  // Packs rows [row_begin, row_begin + rows) of the matrix.
+  // Packs, and quantises, rows [row_begin, row_begin + rows) of the matrix.
   void load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype);
 
   // out[depth] = row `channel` of the matrix.
@@ -37,16 +31,24 @@ class Linear {
   int64_t channels() const { return channels_; }
   int64_t depth() const { return depth_; }
   int64_t panels() const { return panels_; }
-  int64_t bytes() const { return data_.size(); }
+  int64_t bytes() const { return data_.size() + scales_.size() * static_cast<int64_t>(sizeof(float)); }
+  const WeightFormat& format() const { return format_; }
 
   // The float32 block [depth_count, panel] of a panel: in place, or widened into scratch [kDepthBlock * kMaxPanel].
   const float* block(int64_t panel, int64_t depth_begin, int64_t depth_count, float* scratch) const;
 
+  // The 8-bit block [depth_count / 4][panel][4] of a panel: in place, or unpacked into scratch [kQuantizedBlock * kMaxPanel].
+  const uint8_t* quantized_block(int64_t panel, int64_t depth_begin, int64_t depth_count, uint8_t* scratch) const;
+  const float* scales(int64_t panel, int64_t group) const { return scales_.data() + (panel * groups_ + group) * panel_; }
+
  private:
-  int64_t channels_ = 0, depth_ = 0, panels_ = 0, panel_ = 0;
-  DType dtype_ = DType::float32;
+  void load_quantized(int64_t channel, const void* data, DType dtype, int64_t source_row, std::vector<float>& row);
+
+  int64_t channels_ = 0, depth_ = 0, panels_ = 0, panel_ = 0, groups_ = 0;
+  WeightFormat format_ = DType::float32;
   const KernelTable* kernels_ = nullptr;
   AlignedArray<char> data_;
+  AlignedArray<float> scales_;
 };
 
 // One matrix product of a parallel region.
@@ -64,11 +66,11 @@ inline Product product(const Linear& weight, Rows x, int64_t rows, Rows out, boo
   return {&weight, x, rows, out, accumulate, 0, weight.channels()};
 }
 
-// All products in one parallel region.
-void linear(Team& team, const KernelTable& kernels, const std::vector<Product>& products);
+// All products in one parallel region. Those with integer weights have the same x, which is quantised first.
+void linear(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const std::vector<Product>& products);
 
 // out = silu(x . gate^T) * (x . up^T); `up_out` is scratch of out's shape.
-void gated_linear(Team& team, const KernelTable& kernels, const Linear& gate, const Linear& up, Rows x, int64_t rows, Rows out,
-                  Rows up_out);
+void gated_linear(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const Linear& gate, const Linear& up, Rows x,
+                  int64_t rows, Rows out, Rows up_out);
 
 }  // namespace llada

@@ -1,0 +1,109 @@
+// Integer matrix products, written once over the integer vectors of a vec_*.h. Included after kernels-inl.h; the same ODR contract.
+#pragma once
+
+#include "kernels/kernels-inl.h"
+
+namespace {
+
+using llada::QuantizedTile;
+
+constexpr int kIntRows = Tiling::kIntRows;
+
+// Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
+template <class Dot, int Rows>
+void quantized_tile(const QuantizedTile& t, int first) {
+  constexpr int kVectors = Tiling::kVectors;
+  const int8_t* x = t.x + first * t.x_stride;
+  const float* x_scales = t.x_scales + first * t.x_group_stride;
+  const int32_t* x_sums = t.x_sums + first * t.x_group_stride;
+  float* c = t.c + first * t.c_stride;
+  Vec total[Rows][kVectors];
+  for (int r = 0; r < Rows; ++r)
+    for (int j = 0; j < kVectors; ++j) total[r][j] = t.accumulate ? load(c + r * t.c_stride + j * Vec::kLanes) : zero();
+  const uint8_t* w = t.w;
+  for (int g = 0; g < t.groups; ++g, w += t.group * kPanel, x += t.group) {
+    typename Dot::Sum sums[Rows][kVectors];
+    for (int r = 0; r < Rows; ++r)
+      for (int j = 0; j < kVectors; ++j) sums[r][j] = Dot::start(x_sums[r * t.x_group_stride + g]);
+    Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
+    for (int r = 0; r < Rows; ++r) {
+      const Vec scale = broadcast(x_scales[r * t.x_group_stride + g]);
+      for (int j = 0; j < kVectors; ++j)
+        total[r][j] = fma(to_float(sums[r][j]), mul(scale, load(t.w_scales + g * kPanel + j * Vec::kLanes)), total[r][j]);
+    }
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int j = 0; j < kVectors; ++j) store(c + r * t.c_stride + j * Vec::kLanes, total[r][j]);
+}
+
+template <class Dot, int Rows>
+struct QuantizedTail {
+  static void run(const QuantizedTile& t, int first, int rows) {
+    if (rows == Rows) {
+      quantized_tile<Dot, Rows>(t, first);
+    } else {
+      QuantizedTail<Dot, Rows - 1>::run(t, first, rows);
+    }
+  }
+};
+
+template <class Dot>
+struct QuantizedTail<Dot, 0> {
+  static void run(const QuantizedTile&, int, int) {}
+};
+
+template <class Dot>
+void gemm_quantized(const QuantizedTile& t) {
+  int first = 0;
+  for (; first + kIntRows <= t.rows; first += kIntRows) quantized_tile<Dot, kIntRows>(t, first);
+  QuantizedTail<Dot, kIntRows - 1>::run(t, first, t.rows - first);
+}
+
+// Eight depths of a channel in four bytes: the low nibbles are the first four.
+void unpack_u4(const uint8_t* packed, uint8_t* out, size_t bytes) {
+  constexpr size_t kRow = kPanel * 4;  // four depths of a panel
+  for (size_t i = 0; i < bytes; i += kRow, packed += kRow, out += 2 * kRow)
+    for (size_t j = 0; j < kRow; ++j) {
+      out[j] = packed[j] & 15;
+      out[kRow + j] = packed[j] >> 4;
+    }
+}
+
+// q[n] = round(x / scale), scale = largest |x| of a group / 127. A group that is not finite gets a NaN scale, one of (almost) zeros 0.
+void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, int n, int group) {
+  constexpr float kSmallest = 1e-30f;  // 127 / kSmallest is finite
+  for (int g = 0; g * group < n; ++g, x += group, q += group) {
+    const int count = n - g * group < group ? n - g * group : group;
+    Vec most = zero(), poison = zero();
+    int i = 0;
+    for (; i + Vec::kLanes <= count; i += Vec::kLanes) {
+      const Vec v = load(x + i);
+      most = max(most, max(v, sub(zero(), v)));
+      poison = fma(v, zero(), poison);
+    }
+    float largest_value = largest(most), bad = sum(poison);
+    for (; i < count; ++i) {
+      largest_value = fmaxf(largest_value, fabsf(x[i]));
+      bad += x[i] * 0.0f;
+    }
+    const bool usable = largest_value >= kSmallest && bad == 0.0f;
+    const float inverse = usable ? 127.0f / largest_value : 0.0f;
+    scales[g] = bad == 0.0f ? (usable ? largest_value / 127.0f : 0.0f) : bad;
+    sums[g] = 0;
+    if (!usable) {
+      for (i = 0; i < group; ++i) q[i] = 0;
+      continue;
+    }
+    sums[g] = narrow_q8(x, q, count, inverse);
+    for (i = count; i < group; ++i) q[i] = 0;
+  }
+}
+
+// Dot4 and Dot8 of a vec_*.h: sums of products with 4-bit and with 8-bit weights.
+constexpr llada::KernelTable make_table(const char* name) {
+  return {name,      kPanel,      kAttentionRows, gemm_f32,     gemm_quantized<Dot4>, gemm_quantized<Dot8>,
+          unpack_u4, quantize_q8, widen_bf16,     rms_norm_f32, rope_f32,             silu_mul_f32,
+          attention_f32};
+}
+
+}  // namespace

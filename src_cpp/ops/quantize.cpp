@@ -1,0 +1,93 @@
+#include "ops/quantize.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+namespace llada {
+
+namespace {
+
+constexpr int kLanes = 8;  // independent sums: a fixed order for every instruction set, and one that compilers vectorise
+constexpr float kSmallest = 1e-30f;
+
+// Round to nearest for |x| < 2^22.
+inline float round_nearest(float x) { return (x + 12582912.0f) - 12582912.0f; }
+
+struct Fit {
+  double wq;  // sum of w q
+  double qq;  // sum of q q
+};
+
+// The integers that a scale gives, and how well w lies along them.
+Fit fit(const float* w, int count, float inverse, float lowest, float highest, float* q) {
+  float wq[kLanes] = {}, qq[kLanes] = {};
+  for (int i = 0; i < count; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
+      float v = round_nearest(w[i + j] * inverse);
+      v = v < lowest ? lowest : v;
+      v = v > highest ? highest : v;
+      q[i + j] = v;
+      wq[j] += w[i + j] * v;
+      qq[j] += v * v;
+    }
+  }
+  Fit total{0, 0};
+  for (int j = 0; j < kLanes; ++j) total.wq += wq[j], total.qq += qq[j];
+  return total;
+}
+
+}  // namespace
+
+float quantize_group(const float* w, int count, DType dtype, uint8_t* codes) {
+  const int zero = zero_point(dtype);
+  float padded[kMaxGroup] = {}, q[kMaxGroup], best_q[kMaxGroup] = {};
+  std::memcpy(padded, w, static_cast<size_t>(count) * sizeof(float));
+  float extreme = 0.0f, poison = 0.0f;  // the weight of the largest magnitude, sign included
+  for (int i = 0; i < count; ++i) {
+    poison += w[i] * 0.0f;
+    if (std::fabs(w[i]) > std::fabs(extreme)) extreme = w[i];
+  }
+  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(zero);
+  if (poison != 0.0f) return std::numeric_limits<float>::quiet_NaN();
+  if (std::fabs(extreme) < kSmallest) return 0.0f;
+
+  // 4 bits reach from -8 to 7: the extreme weight goes to the far end, whatever its sign, or a little within or beyond it. 8 bits are
+  // fine enough for the plain scale.
+  const bool four = dtype == DType::int4;
+  const float lowest = four ? -8.0f : -127.0f, highest = four ? 7.0f : 127.0f;
+  const int candidates = four ? 16 : 1;
+  double best = -1.0;
+  float scale = 0.0f;
+  for (int c = 0; c < candidates; ++c) {
+    const float target = four ? -9.0f + 0.25f * static_cast<float>(c) : 127.0f;
+    const Fit f = fit(padded, (count + kLanes - 1) / kLanes * kLanes, target / extreme, lowest, highest, q);
+    // sum (w - s q)^2 with s = wq / qq is sum w^2 - wq^2 / qq.
+    const double explained = f.qq > 0 ? f.wq * f.wq / f.qq : 0.0;
+    if (explained <= best) continue;
+    best = explained;
+    scale = f.qq > 0 ? static_cast<float>(f.wq / f.qq) : 0.0f;
+    std::memcpy(best_q, q, sizeof q);
+  }
+  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(static_cast<int>(best_q[i]) + zero);
+  return scale;
+}
+
+void QuantizedRows::quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group) {
+  const int64_t whole = round_up(width, group);
+  stride_ = static_cast<ptrdiff_t>(whole + 64);  // not a multiple of 4 KiB
+  groups_ = static_cast<ptrdiff_t>(whole / group);
+  if (rows * stride_ > codes_.size()) codes_ = AlignedArray<int8_t>(rows * stride_);
+  if (rows * groups_ > scales_.size()) {
+    scales_ = AlignedArray<float>(rows * groups_);
+    sums_ = AlignedArray<int32_t>(rows * groups_);
+  }
+  team.split(rows, 1 + 32768 / width, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r)
+      kernels.quantize_q8(x.row(r), codes_.data() + r * stride_, scales_.data() + r * groups_, sums_.data() + r * groups_,
+                          static_cast<int>(width), group);
+  });
+}
+
+}  // namespace llada

@@ -1,0 +1,39 @@
+// From floats to small integers with a scale for each group, for weights and for activations.
+#pragma once
+
+#include "base/aligned.h"
+#include "base/team.h"
+#include "kernels/table.h"
+#include "llada/types.h"
+#include "ops/rows.h"
+
+namespace llada {
+
+// Zero point of the unsigned codes: code - zero is the integer.
+constexpr int zero_point(DType dtype) { return dtype == DType::int4 ? 8 : 128; }
+
+// Codes of a group of weights and their scale, w ~ scale (code - zero): of several scales around the plain one, that with the least
+// squared error, fitted to its integers. A group that is not finite gets a NaN scale.
+float quantize_group(const float* w, int count, DType dtype, uint8_t* codes);
+
+// 8-bit activations, kept from call to call and grown to the largest.
+class QuantizedRows {
+ public:
+  // Quantises x [rows, width] in groups; every row by itself.
+  void quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group);
+
+  const int8_t* row(int64_t i) const { return codes_.data() + i * stride_; }
+  const float* scales(int64_t i) const { return scales_.data() + i * groups_; }
+  const int32_t* sums(int64_t i) const { return sums_.data() + i * groups_; }
+  ptrdiff_t stride() const { return stride_; }
+  ptrdiff_t groups() const { return groups_; }
+  int64_t bytes() const { return codes_.size() + (scales_.size() + sums_.size()) * 4; }
+
+ private:
+  ptrdiff_t stride_ = 0, groups_ = 0;
+  AlignedArray<int8_t> codes_;   // [rows, whole groups]
+  AlignedArray<float> scales_;   // [rows, groups]
+  AlignedArray<int32_t> sums_;   // [rows, groups]
+};
+
+}  // namespace llada
