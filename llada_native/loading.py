@@ -13,15 +13,20 @@ from .fallback import FALLBACKS
 from .machine import available_memory, default_threads
 from .tokenizer import Tokenizer, special_token_id
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
+GROUP_SIZES = (32, 64, 128)
+DEFAULT_GROUP_SIZE = 64
 BACKENDS = ("native", "reference", "placeholder")
 EOT = "<|eot_id|>"
 GIB = 1 << 30
 
 
-def check_engine(dtype: object, backend: object, num_threads: object, isa: object, fallback: object) -> None:
+def check_engine(dtype: object, group_size: object, backend: object, num_threads: object, isa: object, fallback: object) -> None:
     """With a fallback, an instruction set that this build lacks is a failure of the engine, not of the caller."""
     checks.one_of("dtype", dtype, DTYPES)
+    if group_size not in GROUP_SIZES or isinstance(group_size, bool):
+        raise (ValueError if isinstance(group_size, int) else TypeError)(
+            f"group_size: expected one of {', '.join(map(str, GROUP_SIZES))}, found {group_size!r}")
     checks.one_of("backend", backend, BACKENDS)
     if num_threads is not None:
         checks.threads("num_threads", num_threads)
@@ -31,7 +36,17 @@ def check_engine(dtype: object, backend: object, num_threads: object, isa: objec
         checks.one_of("isa", isa, _native.isas())
 
 
-def load_backend(source: TensorSource, backend: str, dtype: str, num_threads: int | None, isa: str | None) -> Backend:
+def weight_bytes(config: ModelConfig, dtype: str, group_size: int) -> int:
+    """Memory of the matrices, embedding and head included."""
+    whole, scales = config.matrices(), 4 / group_size
+    if dtype in ("float32", "bfloat16"):
+        return whole * (4 if dtype == "float32" else 2)
+    table = config.vocabulary * config.d_model
+    linear = whole - table * (1 if config.weight_tying else 2)
+    return int(linear * ((0.5 if dtype == "int4" else 1) + scales) + table * ((1 + scales) + (0 if config.weight_tying else 2)))
+
+
+def load_backend(source: TensorSource, backend: str, dtype: str, group_size: int, num_threads: int | None, isa: str | None) -> Backend:
     """A backend with its weights.
 
     Raises
@@ -44,7 +59,7 @@ def load_backend(source: TensorSource, backend: str, dtype: str, num_threads: in
     if backend == "native":
         if isa is not None:
             checks.one_of("isa", isa, _native.isas())
-        return _load_native(source, dtype, default_threads() if num_threads is None else num_threads, isa or "")
+        return _load_native(source, dtype, group_size, default_threads() if num_threads is None else num_threads, isa or "")
     if backend == "reference":
         from .reference import ReferenceModel
 
@@ -54,14 +69,14 @@ def load_backend(source: TensorSource, backend: str, dtype: str, num_threads: in
     return PlaceholderModel(source.config)
 
 
-def _load_native(source: TensorSource, dtype: str, threads: int, isa: str) -> _native.NativeModel:
-    need = source.config.matrices() * (4 if dtype == "float32" else 2)
+def _load_native(source: TensorSource, dtype: str, group_size: int, threads: int, isa: str) -> _native.NativeModel:
+    need = weight_bytes(source.config, dtype, group_size)
     have = available_memory()
     if have is not None and need > have:
         raise ModelMemoryError(f"the weights need {need / GIB:.1f} GiB as {dtype}, and {have / GIB:.1f} GiB are available"
-                               + ("; dtype='bfloat16' halves that" if dtype == "float32" else ""))
+                               + ("; dtype='int4' takes a quarter of bfloat16" if dtype != "int4" else ""))
     try:
-        model = _native.NativeModel(source.config, dtype, threads, isa)
+        model = _native.NativeModel(source.config, dtype, threads, isa, group_size)
         for spec, begin, rows in source.slices():
             model.load(spec.role, spec.layer, begin, rows)
     except MemoryError as e:

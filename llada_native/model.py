@@ -20,7 +20,7 @@ from .device import DeviceType, check_device
 from .errors import GenerationCancelled, LladaError, ModelFormatError
 from .fallback import ENGINE_FAILURES, checked_fallback, report
 from .kv_cache import KVCache
-from .loading import DTYPES, ConfigOnly, check_engine, generation_defaults, load_backend, token_defaults
+from .loading import DEFAULT_GROUP_SIZE, DTYPES, ConfigOnly, check_engine, generation_defaults, load_backend, token_defaults
 from .options import LARGEST_SEED, GenerationOptions, checked_seed
 from .progress import print_step
 from .prompts import encode_continuations, encode_prompts, fixed_answers, id_rows, infill_texts, token_rows
@@ -45,8 +45,11 @@ class LLaDAForCausalLM:
         1: all cores are one device.
     max_tokens : int, optional
         Most tokens of a prompt with its answer; default the checkpoint's max_sequence_length.
-    dtype : {"auto", "float32", "bfloat16"}
-        Of the weights in memory. "auto" keeps bfloat16 checkpoints as they are and holds others as float32. Arithmetic is float32.
+    dtype : {"auto", "float32", "bfloat16", "int8", "int4"}
+        Of the weights in memory. "auto" keeps bfloat16 checkpoints as they are and holds others as float32. Float weights are multiplied
+        in float32, integer ones with 8-bit activations and exact integer sums; then the embedding is bfloat16 and the head int8.
+    group_size : {32, 64, 128}
+        Weights of an output channel that share a scale, for int8 and int4: fewer are more exact, more are faster and smaller.
     backend : {"native", "reference", "placeholder"}
         The C++ engine; NumPy in float64: the same answers, slowly; or pseudo-logits without weights, for trying out the wiring.
     num_threads : int, optional
@@ -72,12 +75,12 @@ class LLaDAForCausalLM:
     """
 
     def __init__(self, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
-                 max_tokens: int | None = None, *, dtype: str = "auto", backend: str = "native", num_threads: int | None = None,
-                 isa: str | None = None, fallback: str | None = None) -> None:
+                 max_tokens: int | None = None, *, dtype: str = "auto", group_size: int = DEFAULT_GROUP_SIZE, backend: str = "native",
+                 num_threads: int | None = None, isa: str | None = None, fallback: str | None = None) -> None:
         if model_dir_path is not None and not isinstance(model_dir_path, str | Path):
             raise TypeError(f"model_dir_path: expected a folder's path, found {model_dir_path!r}")
         check_device(device, ndev)
-        check_engine(dtype, backend, num_threads, isa, fallback)
+        check_engine(dtype, group_size, backend, num_threads, isa, fallback)
         folder = Path(model_dir_path) if model_dir_path is not None else DEMO
         source = ConfigOnly(folder) if backend == "placeholder" else Checkpoint(folder)
         if dtype == "auto":
@@ -89,7 +92,8 @@ class LLaDAForCausalLM:
                                    f"found {tokenizer.largest_id}")
         self._recipe: tuple[Any, ...] = ("from_pretrained", model_dir_path)
         self._set_up(source, tokenizer, generation_defaults(folder, source.config, tokenizer), max_tokens,
-                     {"dtype": dtype, "backend": backend, "num_threads": num_threads, "isa": isa, "fallback": fallback})
+                     {"dtype": dtype, "group_size": group_size, "backend": backend, "num_threads": num_threads, "isa": isa,
+                      "fallback": fallback})
 
     @classmethod
     def from_pretrained(cls, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
@@ -98,7 +102,8 @@ class LLaDAForCausalLM:
         return cls(model_dir_path, device, ndev, max_tokens, **arguments)
 
     @classmethod
-    def random(cls, config: ModelConfig | dict[str, Any], dtype: str = "bfloat16", seed: int = 0, *, backend: str = "native",
+    def random(cls, config: ModelConfig | dict[str, Any], dtype: str = "bfloat16", seed: int = 0, *,
+               group_size: int = DEFAULT_GROUP_SIZE, backend: str = "native",
                max_tokens: int | None = None, num_threads: int | None = None, isa: str | None = None,
                fallback: str | None = None) -> LLaDAForCausalLM:
         """A model of any shape with random weights and no tokenizer, for benchmarks without a download.
@@ -112,7 +117,7 @@ class LLaDAForCausalLM:
         """
         checks.one_of("dtype", dtype, DTYPES[1:])
         checks.whole_number("seed", seed, 0, LARGEST_SEED)
-        check_engine(dtype, backend, num_threads, isa, fallback)
+        check_engine(dtype, group_size, backend, num_threads, isa, fallback)
         if isinstance(config, dict):
             config = ModelConfig.from_dict(config, "config")
         elif not isinstance(config, ModelConfig):
@@ -120,7 +125,8 @@ class LLaDAForCausalLM:
         model = cls.__new__(cls)
         model._recipe = ("random", config, seed)
         model._set_up(RandomWeights(config, seed), None, token_defaults(config, None, None), max_tokens,
-                      {"dtype": dtype, "backend": backend, "num_threads": num_threads, "isa": isa, "fallback": fallback})
+                      {"dtype": dtype, "group_size": group_size, "backend": backend, "num_threads": num_threads, "isa": isa,
+                      "fallback": fallback})
         return model
 
     def _set_up(self, source: TensorSource, tokenizer: Tokenizer | None, defaults: dict[str, Any], max_tokens: int | None,
@@ -132,7 +138,7 @@ class LLaDAForCausalLM:
         self._source, self._defaults, self._engine = source, defaults, engine
         self._substitutes: dict[str, Backend] = {}
         fallback = engine["fallback"]
-        arguments = engine["dtype"], engine["num_threads"], engine["isa"]
+        arguments = engine["dtype"], engine["group_size"], engine["num_threads"], engine["isa"]
         self._backend: Backend
         try:
             self._backend = load_backend(source, engine["backend"], *arguments)
@@ -145,7 +151,7 @@ class LLaDAForCausalLM:
     def _substitute(self, backend: str) -> Backend:
         """A backend to go on with after a failure, made when first needed."""
         if backend not in self._substitutes:
-            self._substitutes[backend] = load_backend(self._source, backend, self._engine["dtype"], None, None)
+            self._substitutes[backend] = load_backend(self._source, backend, self._engine["dtype"], self._engine["group_size"], None, None)
         return self._substitutes[backend]
 
     def _facts(self) -> dict[str, Any]:

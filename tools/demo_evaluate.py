@@ -37,9 +37,10 @@ def main():
     ap.add_argument("--prompts", type=int, default=200, help="per task")
     ap.add_argument("--seed", type=int, default=2026)
     ap.add_argument("--dtype", default="auto")
+    ap.add_argument("--group-size", type=int, default=64)
     ap.add_argument("--markdown", action="store_true", help="print a table for the README")
     a = ap.parse_args()
-    model = llada_native.LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype)
+    model = llada_native.LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size)
     options = {"gen_length": 64, "block_length": 32, "max_steps": 64}
     names = [t for t in tasks.TASKS if t not in tasks.ALWAYS_TRAINED]
     score = {t: exact_match(model, t, a.prompts, a.seed, **options) for t in names}
