@@ -264,7 +264,7 @@ def test_constructor(folder: Path, name: str, value: Any) -> None:
       for name, n in (("NVIDIA", 1), ("KUNLUN", 7))),
     *(({"device": value}, ValueError, f"device: expected a DeviceType, found {value}$") for value in (-1, 9, 10**30)),
     *(({"device": value}, TypeError, "device: expected a DeviceType, found ") for value in ("cpu", None, 0.0, False, [0])),
-    ({"ndev": 0}, ValueError, r"ndev: expected 1 to \d+, found 0$"),
+    ({"ndev": 0}, ValueError, r"ndev: expected 1, found 0"),
     ({"ndev": 2}, ValueError, "ndev: expected 1, found 2"),
     ({"ndev": 1.0}, TypeError, "ndev: expected a whole number, found 1.0$"),
     ({"max_tokens": 0}, ValueError, "max_tokens: expected 1 to 32, found 0$"),
@@ -416,25 +416,25 @@ def late_failures(model: LLaDAForCausalLM, damaged: LLaDAForCausalLM) -> list[tu
 
     def same_cache_twice() -> None:
         cache = model.create_kv_cache()
-        model._backend.hidden(numbers(1, 2), numbers(1, 1), numbers(0), numbers(0, 0), [cache.conditional] * 2)
+        model._backend.hidden(numbers(1, 2), numbers(1, 1), numbers(0), numbers(0, 0), [cache._conditional.cache] * 2)
 
     def beyond_the_cache() -> None:
         cache = model.create_kv_cache()
-        model._backend.hidden(numbers(*range(20)), numbers(20), numbers(19), numbers(0), [cache.conditional])
-        model._backend.hidden(numbers(1, 2), numbers(2), numbers(0), numbers(25), [cache.conditional])
+        model._backend.hidden(numbers(*range(20)), numbers(20), numbers(19), numbers(0), [cache._conditional.cache])
+        model._backend.hidden(numbers(1, 2), numbers(2), numbers(0), numbers(25), [cache._conditional.cache])
 
     def truncate_beyond() -> None:
         cache = model.create_kv_cache()
-        model._backend.hidden(numbers(*range(20)), numbers(20), numbers(19), numbers(0), [cache.conditional])
+        model._backend.hidden(numbers(*range(20)), numbers(20), numbers(19), numbers(0), [cache._conditional.cache])
         cache.truncate(21)
 
     def foreign_cache() -> None:
-        model._backend.hidden(numbers(1, 2), numbers(2), numbers(0), numbers(0), [damaged.create_kv_cache().conditional])
+        model._backend.hidden(numbers(1, 2), numbers(2), numbers(0), numbers(0), [damaged.create_kv_cache()._conditional.cache])
 
     def dropped_cache() -> None:
         cache = model.create_kv_cache()
         cache.drop()
-        model._backend.hidden(numbers(1, 2), numbers(2), numbers(0), numbers(0), [cache.conditional])
+        model._backend.hidden(numbers(1, 2), numbers(2), numbers(0), numbers(0), [cache._conditional.cache])
 
     return [
         (TypeError, lambda: model.generate([1] * 20, temprature=1)),

@@ -5,6 +5,7 @@ import ctypes
 import inspect
 import itertools
 import signal
+import threading
 import time
 
 import folders
@@ -120,7 +121,7 @@ class Spy:
     def head(self, hidden, begin, end, out):
         self.fail_head -= 1
         if self.fail_head == 0:
-            raise RuntimeError("on purpose")
+            raise EngineError("on purpose")
         self.backend.head(hidden, begin, end, out)
 
     def __getattr__(self, name):
@@ -663,11 +664,11 @@ def wrong_task(kind, model, other, company):
 
 
 WRONG = [
-    ("duplicate", ValueError, r"^tasks\[3\]: is also tasks\[0\]"),
+    ("duplicate", ValueError, r"^tasks\[3\]: its task is also that of tasks\[0\]"),
     ("finished", ValueError, r"^tasks\[3\].*'wrong' is finished \(length\)"),
     ("another model", ValueError, r"'wrong' belongs to another model"),
     ("shared cache", ValueError, r"^tasks\[3\].*'cached'"),
-    ("cache of another model", ValueError, r"^kv_cache: belongs to another model"),
+    ("cache of another model", ValueError, r"kv_cache: belongs to another model"),
     ("dropped cache", ValueError, r"^kv_cache: was dropped"),
     ("truncated cache", ValueError, r"^pos: expected at most 4.*'wrong'.*found 5"),
     ("mask before pos", ValueError, r"^pos: .*no mask before position 6 of task 'wrong', found one at 5"),
@@ -773,7 +774,7 @@ def test_flat_arrays_need_tasks_and_masks(model):
         LLaDABatchedTask([task])
     model.batch_infer_one_round([task])
     assert LLaDABatchedTask([task]).tokens.tolist() == [1, 2] + [MASK] * 4
-    with pytest.raises(TypeError, match=r"^tasks: expected InferTask"):
+    with pytest.raises(TypeError, match=r"^tasks\[1\]: expected an InferTask"):
         LLaDABatchedTask([task, "task"])
 
 
@@ -847,7 +848,7 @@ def test_truncated_caches(model):
     take_round(model, task)
     cache.truncate(6)
     assert cache.length == 6 and np.array_equal(cache.tokens, prompt[:6]) and cache.num_matched(task.sequence) == 6
-    assert cache.unconditional().length == 6
+    assert cache.parts(True)[1].cache.length == 6
     for wrong in (7, -1):
         with pytest.raises(ValueError, match=rf"length: expected 0 to 6, found {wrong}"):
             cache.truncate(wrong)
@@ -883,7 +884,7 @@ def test_dropped_caches(model):
     assert state(task) == before
     assert task.release_kvcache() is cache
     assert len(rounds(model, task)) == 3
-    for wrong in (None, "cache", cache.conditional):
+    for wrong in (None, "cache", cache._conditional.cache):
         with pytest.raises(TypeError, match=r"^kv_cache: expected a KVCache"):
             model.drop_kv_cache(wrong)
 
@@ -934,8 +935,8 @@ def test_guidance_keeps_a_second_cache(model):
     task, cache = InferTask(0, prompt_of(1, 9), 4, cfg_scale=0.7), model.create_kv_cache()
     task.bind_kvcache(cache)
     take_round(model, task)
-    assert cache.unconditional().length == cache.length == 13 and cache.nbytes == 2 * cache.conditional.bytes
-    second = cache.unconditional()
+    assert cache.parts(True)[1].cache.length == cache.length == 13 and cache.nbytes == 2 * cache._conditional.cache.bytes
+    second = cache.parts(True)[1].cache
     cache.drop()
     assert second.closed
 
@@ -1355,3 +1356,29 @@ def test_what_is_no_batch_of_ids(model, ids, kind, message):
 def test_masks_that_do_not_fit(model, mask, kind, message):
     with pytest.raises(kind, match=f"^attention_mask: .*{message}"):
         model.forward_logits_batch(BATCH, mask)
+
+
+def test_two_threads_cannot_take_one_task(model, prompts=((1, 2, 3, 4),)):
+    """Rounds of the same task on several threads: each is either refused or whole, and the tokens are generate's."""
+    wanted = model.generate(list(prompts[0]), gen_length=16, block_length=16, max_steps=16).sequences[0]
+    task, refused = InferTask("shared", list(prompts[0]), 16, block_length=16), []
+    turn = threading.Lock()
+
+    def work():
+        while not task.finished:
+            try:
+                [token] = model.batch_infer_one_round([task])
+                with turn:
+                    if task.pending_position is not None and not task.finished:
+                        task.next(token)
+            except ValueError as e:
+                refused.append(str(e))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.array_equal(task.sequence, wanted)
+    assert len(set(task.revealed_positions)) == len(task.revealed_positions) == 16
+    assert all("in a round on another thread" in message or "is finished" in message for message in refused)
