@@ -1,7 +1,7 @@
 /* Fills an answer block by block, one token a round, and prints its ids.
  *
- *   inc=$(python -c "import llada_native.library as l; print(l.get_include())")
- *   lib=$(python -c "import llada_native.library as l; print(l.get_library())")
+ *   inc=$(python -c "import llada_native; print(llada_native.get_include())")
+ *   lib=$(python -c "import llada_native; print(llada_native.get_library())")
  *   cc -std=c99 -I"$inc" generate.c "$lib" -Wl,-rpath,"$(dirname "$lib")" -o generate
  *   ./generate FOLDER 1,2,3 GEN_LENGTH BLOCK_LENGTH
  */

@@ -30,7 +30,7 @@ from .options import GenerationOptions
 from .result import GenerationResult, Step
 from .tasks import InferTask, LLaDABatchedTask
 
-LLaDAForCauslLM = LLaDAForCausalLM  # the spelling of the first LLaDA engine with a task interface
+LLaDAForCauslLM = LLaDAForCausalLM  # as the task interface spells it
 
 __version__ = "0.1.0"
 

@@ -39,7 +39,12 @@ cdef extern from * nogil:
       } catch (const std::invalid_argument& e) {
         PyErr_SetString(PyExc_ValueError, e.what());
       } catch (const std::exception& e) {
-        PyErr_SetString(PyExc_RuntimeError, e.what());
+        // Not a plain RuntimeError: a signal handler of the caller may raise one of those.
+        PyObject* errors = PyImport_ImportModule("llada_native.errors");
+        PyObject* engine_error = errors ? PyObject_GetAttrString(errors, "EngineError") : nullptr;
+        if (engine_error) PyErr_SetString(engine_error, e.what());
+        Py_XDECREF(engine_error);
+        Py_XDECREF(errors);
       }
     }
     """

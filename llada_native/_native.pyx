@@ -276,6 +276,7 @@ cdef class NativeKVCache:
     cdef unique_ptr[cpp.KVCache] cache
     cdef int calls
     cdef bint closing
+    cdef int64_t settled_length, settled_bytes  # before the forward pass in progress, which changes the C++ object
 
     def __cinit__(self, NativeModel model not None):
         self.cache.reset(new cpp.KVCache(model.get()[0]))
@@ -287,8 +288,13 @@ cdef class NativeKVCache:
 
     cdef void leave(self) noexcept:
         self.calls -= 1
-        if self.closing and self.calls == 0:
-            self.cache.reset()
+        if self.calls == 0:
+            self.settle()
+            if self.closing:
+                self.cache.reset()
+
+    cdef void settle(self) noexcept:
+        self.settled_length, self.settled_bytes = self.cache.get().length(), self.cache.get().bytes()
 
     def close(self):
         self.closing = True
@@ -302,7 +308,8 @@ cdef class NativeKVCache:
     @property
     def length(self):
         """Positions held."""
-        return self.get().length()
+        self.get()
+        return self.settled_length
 
     def truncate(self, int64_t length):
         """Forget positions from `length` on."""
@@ -310,10 +317,12 @@ cdef class NativeKVCache:
         if self.calls:
             raise ValueError("the KV cache is in use by a forward pass")
         cache.truncate(length)
+        self.settle()
 
     @property
     def bytes(self):
-        return self.get().bytes()
+        self.get()
+        return self.settled_bytes
 
     @property
     def bytes_per_token(self):

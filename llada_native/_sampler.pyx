@@ -175,10 +175,11 @@ cdef class RowSampler:
         return self.tile_rows
 
     cdef int grow(self, int rows) except -1:
-        free(self.row_rules)
-        self.row_rules = <rule_t**> malloc(rows * sizeof(rule_t*))
-        if self.row_rules == NULL:
+        cdef rule_t** larger = <rule_t**> malloc(rows * sizeof(rule_t*))
+        if larger == NULL:
             raise MemoryError
+        free(self.row_rules)
+        self.row_rules = larger
         self.partner, self.token = np.empty(rows, np.intc), np.empty(rows, np.intc)
         self.score, self.logit, self.maximum, self.second, self.total, self.moment = (np.empty(rows) for _ in range(6))
 
@@ -259,7 +260,7 @@ cdef class RowSampler:
             else:
                 kept = pop(heap, logits, n - i)
             noisy = logits[kept] - rule.temperature * log(-log(rule.generator.next_double(rule.generator.state)))
-            if noisy > best or (noisy == best and kept < self.token[r]):
+            if self.token[r] < 0 or noisy > best or (noisy == best and kept < self.token[r]):
                 best = noisy
                 self.token[r] = kept
                 self.logit[r] = logits[kept]

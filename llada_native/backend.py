@@ -30,7 +30,7 @@ class Cache(Protocol):
 
     @property
     def handle(self) -> int:
-        """What stands for it in the flat arrays of the C interface."""
+        """The address of the C++ object, 0 where there is none."""
         ...
 
     def truncate(self, length: int) -> None:

@@ -9,13 +9,21 @@ import numpy as np
 LARGEST_COUNT = 1 << 24
 LARGEST_SCALE = 1e30
 LARGEST_THREADS = 1024
+LONGEST_PRINTED = 4096  # bits; Python refuses to print numbers of some thousand digits
+
+
+def shown(value: object) -> str:
+    """A number for a message, however large."""
+    if isinstance(value, int) and value.bit_length() > LONGEST_PRINTED:
+        return f"a number of {value.bit_length()} bits"
+    return str(value)
 
 
 def whole_number(name: str, value: object, low: int = 1, high: int = LARGEST_COUNT) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected a whole number, found {value!r}")
     if not low <= value <= high:
-        raise ValueError(f"{name}: expected {low} to {high}, found {value}")
+        raise ValueError(f"{name}: expected {low} to {high}, found {shown(value)}")
     return int(value)
 
 
@@ -25,15 +33,15 @@ def scale(name: str, value: object) -> float:
         raise TypeError(f"{name}: expected a number, found {value!r}")
     number = value if isinstance(value, int) else float(value)  # a float16 cannot be compared with the limit
     if not 0 <= number <= LARGEST_SCALE:
-        raise ValueError(f"{name}: expected a number from 0 to {LARGEST_SCALE:g}, found {value}")
+        raise ValueError(f"{name}: expected a number from 0 to {LARGEST_SCALE:g}, found {shown(value)}")
     return float(number)
 
 
-def positive(name: str, value: object, high: float) -> float:
-    """A number above 0 and up to `high`."""
+def between(name: str, value: object, low: float, high: float) -> float:
+    """A number above `low` and up to `high`."""
     number = scale(name, value)
-    if not 0 < number <= high:
-        raise ValueError(f"{name}: expected a number above 0 and up to {high:g}, found {value}")
+    if not low < number <= high:
+        raise ValueError(f"{name}: expected a number above {low:g} and up to {high:g}, found {value}")
     return number
 
 
@@ -56,12 +64,12 @@ def token_id(name: str, value: object, vocabulary: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected a token id, found {value!r}")
     if not 0 <= value < vocabulary:
-        raise ValueError(f"{name}: expected a token id from 0 to {vocabulary - 1}, found {value}")
+        raise ValueError(f"{name}: expected a token id from 0 to {vocabulary - 1}, found {shown(value)}")
     return int(value)
 
 
 def token_ids(name: str, values: object, vocabulary: int) -> tuple[int, ...]:
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) != 1:
         raise TypeError(f"{name}: expected a list of token ids, found {values!r}")
     return tuple(token_id(f"{name}[{i}]", value, vocabulary) for i, value in enumerate(values))
 
@@ -71,7 +79,7 @@ def threads(name: str, value: object) -> int:
 
 
 def unknown_argument(key: str, known: Iterable[str]) -> TypeError:
-    names = list(known)
+    names = [name for name in known if name != key]
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(names)}"
     return TypeError(f"unknown argument {key!r}: {hint}")

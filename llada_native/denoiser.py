@@ -189,5 +189,5 @@ class _Named:
         place = f"{self.denoiser._engine()}, {self.what} ({self.shapes})"
         if isinstance(error, MemoryError):
             raise ModelMemoryError(f"{place}: an allocation was refused") from error
-        if isinstance(error, RuntimeError):
+        if isinstance(error, EngineError):
             raise EngineError(f"{place}: {error}") from error

@@ -31,8 +31,11 @@ def check_device(device: object, ndev: object) -> None:
     if isinstance(device, bool) or not isinstance(device, int):
         raise TypeError(f"device: expected a DeviceType, found {device!r}")
     if device not in list(DeviceType):
-        raise ValueError(f"device: expected a DeviceType, found {device}")
+        raise ValueError(f"device: expected a DeviceType, found {checks.shown(device)}")
     if device != DeviceType.DEVICE_TYPE_CPU:
         raise ValueError(f"device: expected DEVICE_TYPE_CPU, the only device of this build, found {DeviceType(device).name}")
-    if checks.whole_number("ndev", ndev) != 1:
-        raise ValueError(f"ndev: expected 1, found {ndev}: all cores are one device; num_threads says how many of them to use")
+    if isinstance(ndev, bool) or not isinstance(ndev, int):
+        raise TypeError(f"ndev: expected a whole number, found {ndev!r}")
+    if ndev != 1:
+        raise ValueError(f"ndev: expected 1, found {checks.shown(ndev)}: all cores are one device; num_threads says how "
+                         "many of them to use")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -20,10 +21,13 @@ def checked_fallback(fallback: object) -> str | None:
     return None if fallback is None else checks.one_of("fallback", fallback, FALLBACKS)
 
 
-def report(error: BaseException, fallback: str, facts: dict[str, Any], stacklevel: int) -> None:
-    """Log everything that is known of a failure, and warn that another backend takes over."""
+def report(error: BaseException, backend: str, fallback: str, facts: dict[str, Any]) -> None:
+    """Log everything that is known of a failure, and warn the package's caller that another backend takes over."""
     details = "; ".join(f"{name}: {value}" for name, value in facts.items())
-    logger.error("the native engine failed: %s: %s | %s | going on with backend=%r", type(error).__name__, error, details, fallback,
+    logger.error("the %s engine failed: %s: %s | %s | going on with backend=%r", backend, type(error).__name__, error, details, fallback,
                  exc_info=error)
-    warnings.warn(f"the native engine failed ({type(error).__name__}: {error}); going on with backend={fallback!r}: "
-                  f"{WHAT_IT_IS[fallback]}", RuntimeWarning, stacklevel=stacklevel + 1)
+    frame, depth = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(f"the {backend} engine failed ({type(error).__name__}: {error}); going on with backend={fallback!r}: "
+                  f"{WHAT_IT_IS[fallback]}", RuntimeWarning, stacklevel=depth)

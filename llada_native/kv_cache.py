@@ -1,16 +1,14 @@
 """Keys and values of one request, and the tokens they belong to."""
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from . import checks
 from .backend import Cache
+from .prompts import id_rows
 from .result import IntArray
-
-if TYPE_CHECKING:
-    from .model import LLaDAForCausalLM
 
 
 class KVCache:
@@ -25,80 +23,113 @@ class KVCache:
     ----------
     model : LLaDAForCausalLM
 
-    Attributes
-    ----------
-    tokens : int32 [length]
-        What the keys and values were computed from.
+    Raises
+    ------
+    ValueError
+        The model is closed. Every attribute and method but `closed` and `drop` raises it once the cache was dropped.
     """
 
-    def __init__(self, model: LLaDAForCausalLM) -> None:
+    def __init__(self, model: Any) -> None:
+        if not hasattr(model, "create_kv_cache"):
+            raise TypeError(f"model: expected a LLaDAForCausalLM, found {model!r}")
+        model._require_open()
         self._backend = model._backend
-        self.conditional: Cache = self._backend.create_kv_cache()
-        self._unconditional: Cache | None = None
-        self._tokens: IntArray = np.empty(0, np.int32)
+        self._conditional = _Part(self._backend.create_kv_cache())
+        self._unconditional: _Part | None = None
+        self.busy = False  # in a round, maybe on another thread
+
+    def _open(self) -> _Part:
+        if self._conditional.cache.closed:
+            raise ValueError("kv_cache: was dropped")
+        return self._conditional
 
     @property
     def tokens(self) -> IntArray:
-        return self._tokens[:self.length]
+        """What the keys and values were computed from, int32 [length]."""
+        return self._open().tokens
 
     @property
     def length(self) -> int:
         """Positions held."""
-        return self.conditional.length
+        return self._open().cache.length
 
     @property
     def nbytes(self) -> int:
         """Memory held now; it grows with the longest request."""
-        return self.conditional.bytes + (self._unconditional.bytes if self._unconditional else 0)
+        return self._open().cache.bytes + (self._unconditional.cache.bytes if self._unconditional else 0)
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one position, without guidance; guidance keeps a second cache of unconditional keys and values."""
-        return self.conditional.bytes_per_token
+        """Memory of one position. Guidance keeps a second, unconditional part of the same size."""
+        return self._open().cache.bytes_per_token
 
     @property
     def handle(self) -> int:
-        """What stands for the cache in `LLaDABatchedTask.kv_caches`."""
-        return self.conditional.handle
+        """Address of the C++ object, 0 where there is none. `libllada` has caches of its own: ``createKVCache``."""
+        return self._open().cache.handle
 
     @property
     def closed(self) -> bool:
-        return self.conditional.closed
+        return self._conditional.cache.closed
 
     def num_matched(self, tokens: Any) -> int:
         """How many leading tokens the cache holds keys and values of."""
-        tokens = np.asarray(tokens)
-        n = min(len(tokens), self.length)
-        different = np.flatnonzero(tokens[:n] != self.tokens[:n])
-        return int(different[0]) if len(different) else n
+        rows = id_rows(tokens, "tokens")
+        if len(rows) != 1:
+            raise ValueError(f"tokens: expected one sequence, found {len(rows)}")
+        return self._open().matched(rows[0])
 
     def truncate(self, length: int) -> None:
         """Forget positions from `length` on.
 
         Raises
         ------
-        ValueError
-            The cache holds fewer, was dropped, or a forward pass on another thread is using it.
+        TypeError, ValueError
+            Not a length up to the present one, or a round on another thread is using the cache.
         """
-        self.conditional.truncate(length)
+        length = checks.whole_number("length", length, 0, self.length)
+        self._open().truncate(length)
         if self._unconditional is not None:
-            self._unconditional.truncate(min(length, self._unconditional.length))
+            self._unconditional.truncate(length)
 
-    def drop(self, model: LLaDAForCausalLM | None = None) -> None:
-        """Free the memory now. `model` is accepted for the sake of code written for other engines."""
-        self.conditional.close()
+    def drop(self, model: object = None) -> None:
+        """Free the memory now. `model` is accepted and not needed."""
+        self._conditional.cache.close()
         if self._unconditional is not None:
-            self._unconditional.close()
+            self._unconditional.cache.close()
 
-    def unconditional(self) -> Cache:
-        """The second cache that guidance needs."""
-        if self._unconditional is None:
-            self._unconditional = self._backend.create_kv_cache()
-        return self._unconditional
+    # ---- what a round needs
 
-    def remember(self, start: int, tokens: Sequence[int] | IntArray) -> None:
-        """A forward pass has stored the keys and values of `tokens` from `start` on."""
-        self._tokens = np.concatenate([self._tokens[:start], np.asarray(tokens, np.int32), self._tokens[start + len(tokens):self.length]])
+    def parts(self, guided: bool) -> list[_Part]:
+        """The conditional part, and for guidance the unconditional one."""
+        if guided and self._unconditional is None:
+            self._unconditional = _Part(self._backend.create_kv_cache())
+        return [self._open(), *([self._unconditional] if guided and self._unconditional else [])]
 
     def __repr__(self) -> str:
         return "KVCache(dropped)" if self.closed else f"KVCache(length={self.length}, nbytes={self.nbytes})"
+
+
+class _Part:
+    """The keys and values of one half of guidance, and their tokens."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self._tokens: IntArray = np.empty(0, np.int32)
+
+    @property
+    def tokens(self) -> IntArray:
+        return self._tokens[:self.cache.length].copy()
+
+    def matched(self, tokens: IntArray) -> int:
+        n = min(len(tokens), self.cache.length)
+        different = np.flatnonzero(tokens[:n] != self._tokens[:n])
+        return int(different[0]) if len(different) else n
+
+    def truncate(self, length: int) -> None:
+        self.cache.truncate(min(length, self.cache.length))
+        self._tokens = self._tokens[:length]
+
+    def remember(self, tokens: IntArray) -> None:
+        """The cache now holds the keys and values of these tokens."""
+        self._tokens = tokens.copy()

@@ -1,6 +1,7 @@
 """`LLaDAForCausalLM`: a model, its tokenizer, and what one does with them."""
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,12 @@ from .errors import GenerationCancelled, LladaError, ModelFormatError
 from .fallback import ENGINE_FAILURES, checked_fallback, report
 from .kv_cache import KVCache
 from .loading import DEFAULT_GROUP_SIZE, DTYPES, ConfigOnly, check_engine, generation_defaults, load_backend, token_defaults
-from .options import LARGEST_SEED, GenerationOptions, checked_seed
+from .options import LARGEST_SEED, GenerationOptions, checked_seed, named
 from .progress import print_step
-from .prompts import encode_continuations, encode_prompts, fixed_answers, id_rows, infill_texts, token_rows
+from .prompts import as_arrays, encode_continuations, encode_prompts, fixed_answers, id_rows, infill_texts, token_rows
 from .result import GenerationResult, IntArray, Step
 from .scoring import log_likelihood
-from .tasks import InferTask, one_round
+from .tasks import InferTask, Round
 from .tokenizer import Tokenizer
 
 DEMO = Path(__file__).parent / "demo"
@@ -137,6 +138,8 @@ class LLaDAForCausalLM:
         self.max_tokens = largest if max_tokens is None else checks.whole_number("max_tokens", max_tokens, 1, largest)
         self._source, self._defaults, self._engine = source, defaults, engine
         self._substitutes: dict[str, Backend] = {}
+        self._lock = threading.Lock()  # of the substitutes
+        self._idle_denoisers: list[Denoiser] = []  # with buffers of earlier rounds
         fallback = engine["fallback"]
         arguments = engine["dtype"], engine["group_size"], engine["num_threads"], engine["isa"]
         self._backend: Backend
@@ -145,14 +148,19 @@ class LLaDAForCausalLM:
         except (LladaError, MemoryError, RuntimeError, ValueError) as e:
             if fallback is None or engine["backend"] != "native" or isinstance(e, ModelFormatError):
                 raise
-            report(e, fallback, self._facts(), stacklevel=3)
+            report(e, "native", fallback, self._facts())
             self._backend = load_backend(source, fallback, *arguments)
 
     def _substitute(self, backend: str) -> Backend:
         """A backend to go on with after a failure, made when first needed."""
-        if backend not in self._substitutes:
-            self._substitutes[backend] = load_backend(self._source, backend, self._engine["dtype"], self._engine["group_size"], None, None)
-        return self._substitutes[backend]
+        with self._lock:
+            if backend not in self._substitutes and not self._backend.closed:
+                self._substitutes[backend] = load_backend(self._source, backend, self._engine["dtype"], self._engine["group_size"],
+                                                          None, None)
+            if self._backend.closed:
+                self._close_substitutes()
+                raise GenerationCancelled("the model was closed while it was working")
+            return self._substitutes[backend]
 
     def _facts(self) -> dict[str, Any]:
         """What a report of a failure needs to know of the model."""
@@ -214,11 +222,8 @@ class LLaDAForCausalLM:
                  "cfg_scale": cfg_scale, "remasking": remasking, "mask_id": mask_id, "logits_eos_inf": logits_eos_inf,
                  "confidence_eos_eot_inf": confidence_eos_eot_inf, "topp_": topp_, "topk_": topk_}
         options.update({name: value for name, value in named.items() if value is not None})
-        self._require_open()
-        resolved = GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
-        encoded = encode_prompts(prompts, attention_mask, chat, self.tokenizer, self.config.vocabulary)
-        answers = fixed_answers(constraints, len(encoded), resolved, self.tokenizer, self.config.vocabulary)
-        return self._run(encoded, [resolved] * len(encoded), answers, seed, verbose, callback, fallback)
+        encoded, resolved, answers = self._requests(prompts, attention_mask, chat, constraints, options)
+        return self._run(encoded, resolved, answers, seed, verbose, callback, fallback)
 
     def generate_with_cpp_model(self, *args: Any, fallback: str | None = "reference", **arguments: Any) -> GenerationResult:
         """`generate`, which by default goes on with the NumPy reference when the C++ engine fails.
@@ -241,11 +246,8 @@ class LLaDAForCausalLM:
 
         ``step.text`` is the settled beginning of each answer. Arguments and errors are those of `generate`, raised at the call.
         """
-        self._require_open()
-        resolved = GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
-        encoded = encode_prompts(prompts, attention_mask, chat, self.tokenizer, self.config.vocabulary)
-        answers = fixed_answers(constraints, len(encoded), resolved, self.tokenizer, self.config.vocabulary)
-        run = self._denoising(self._backend, encoded, [resolved] * len(encoded), answers, checked_seed(seed, len(encoded)))
+        encoded, resolved, answers = self._requests(prompts, attention_mask, chat, constraints, options)
+        run = self._denoising(self._backend, encoded, resolved, answers, checked_seed(seed, len(encoded)))
 
         def steps() -> Iterator[Step]:
             with _interruptible(self._backend):
@@ -284,13 +286,20 @@ class LLaDAForCausalLM:
             if name in options:
                 raise TypeError(f"{name}: the text to fill is the canvas, and one block")
         self._require_open()
-        mask_id = GenerationOptions.resolve(options, self._defaults, self.config.vocabulary).mask_id
-        answers = infill_texts(texts, mask_id, self.tokenizer, self.config.vocabulary)
-        resolved = [GenerationOptions.resolve({**options, "gen_length": len(a), "block_length": len(a),
-                                               "max_steps": int(np.count_nonzero(a == mask_id)) if max_steps is None else max_steps},
-                                              self._defaults, self.config.vocabulary) for a in answers]
-        before = np.empty(0, np.int32) if prompt is None else encode_prompts(prompt, None, chat, self.tokenizer, self.config.vocabulary)[0]
-        return self._run([before] * len(answers), resolved, answers, seed, verbose, callback, fallback, whole=True)
+        given = named(options if max_steps is None else {**options, "max_steps": max_steps})
+        steps, vocabulary = given.pop("max_steps", None), self.config.vocabulary
+        one = {"gen_length": 1, "block_length": 1}
+        mask_id = GenerationOptions.resolve({**given, **one}, self._defaults, vocabulary).mask_id
+        answers = infill_texts(texts, mask_id, self.tokenizer, vocabulary)
+        resolved = [GenerationOptions.resolve({**given, "gen_length": len(a), "block_length": len(a),
+                                               "max_steps": int(np.count_nonzero(a == mask_id)) if steps is None else steps},
+                                              self._defaults, vocabulary) for a in answers]
+        before = [np.empty(0, np.int32)] if prompt is None else encode_prompts(prompt, None, chat, self.tokenizer, vocabulary)
+        if len(before) != 1:
+            raise ValueError(f"prompt: expected one for all texts, found {len(before)}")
+        for i, answer in enumerate(answers):
+            self._check_length(f"texts[{i}]", len(before[0]), len(answer), "a text of")
+        return self._run(before * len(answers), resolved, answers, seed, verbose, callback, fallback, whole=True)
 
     def score(self, prompts: Any, answers: Any, *, mc_num: int = 128, batch_size: int | None = None, cfg_scale: float = 0.0,
               chat: bool | str = "auto", seed: int | Sequence[int] | None = None, mask_id: int | None = None) -> NDArray[np.float64]:
@@ -329,13 +338,23 @@ class LLaDAForCausalLM:
             given = given * len(targets)
         if len(given) != len(targets):
             raise ValueError(f"answers: expected one for each of {len(given)} prompts, found {len(targets)}")
-        for prompt, target in zip(given, targets, strict=True):
-            self._check_length(len(prompt), len(target))
+        for i, (prompt, target) in enumerate(zip(given, targets, strict=True)):
+            self._check_length(f"answers[{i}]", len(prompt), len(target), "an answer of")
         streams = random_streams(checked_seed(seed, len(targets)), len(targets))
         denoiser = Denoiser(self._backend)
         with _interruptible(self._backend):
             return np.array([log_likelihood(denoiser, prompt, target, mask, scale, samples, batch, stream)
                              for prompt, target, stream in zip(given, targets, streams, strict=True)])
+
+    def _requests(self, prompts: Any, attention_mask: Any, chat: bool | str, constraints: Any, options: dict[str, Any]) \
+            -> tuple[list[IntArray], list[GenerationOptions], list[IntArray]]:
+        """Prompt, options and canvas of every request."""
+        self._require_open()
+        vocabulary = self.config.vocabulary
+        resolved = GenerationOptions.resolve(options, self._defaults, vocabulary)
+        encoded = encode_prompts(prompts, attention_mask, chat, self.tokenizer, vocabulary)
+        self._check_length("prompts", max(len(ids) for ids in encoded), resolved.gen_length)
+        return encoded, [resolved] * len(encoded), fixed_answers(constraints, len(encoded), resolved, self.tokenizer, vocabulary)
 
     def _run(self, prompts: list[IntArray], options: list[GenerationOptions], answers: list[IntArray], seed: Any, verbose: bool,
              callback: Callable[[Step], object] | None, fallback: str | None, whole: bool = False) -> GenerationResult:
@@ -355,8 +374,9 @@ class LLaDAForCausalLM:
             except ENGINE_FAILURES as e:
                 if fallback is None or backend is not self._backend or backend.name == fallback:
                     raise
-                report(e, fallback, {**self._facts(), "prompts": [len(p) for p in prompts], "gen_length": [o.gen_length for o in options],
-                                     "forward passes before": run.denoiser.n_forward}, stacklevel=3)
+                report(e, backend.name, fallback, {**self._facts(), "prompts": [len(p) for p in prompts],
+                                                   "gen_length": [o.gen_length for o in options],
+                                                   "forward passes before": run.denoiser.n_forward})
                 backend = self._substitute(fallback)
 
     def _drive(self, run: Denoising, verbose: bool, callback: Callable[[Step], object] | None) -> bool:
@@ -371,16 +391,14 @@ class LLaDAForCausalLM:
 
     def _denoising(self, backend: Backend, prompts: list[IntArray], options: list[GenerationOptions], answers: list[IntArray],
                    seed: int | list[int] | None) -> Denoising:
-        for prompt, answer in zip(prompts, answers, strict=True):
-            self._check_length(len(prompt), len(answer))
         streams = random_streams(seed, len(prompts))
         canvases = [Canvas(*parts) for parts in zip(prompts, options, streams, answers, strict=True)]
         return Denoising(backend, canvases, lambda answer: self._notice(backend) + self._text(answer, options[0]))
 
-    def _check_length(self, prompt: int, answer: int) -> None:
+    def _check_length(self, name: str, prompt: int, answer: int, what: str = "gen_length") -> None:
         if prompt + answer > self.max_tokens:
-            raise ValueError(f"prompts: expected prompt and answer within max_tokens ({self.max_tokens}), found a prompt of {prompt} and "
-                             f"gen_length {answer}")
+            raise ValueError(f"{name}: expected prompt and answer within max_tokens ({self.max_tokens}), found a prompt of {prompt} and "
+                             f"{what} {answer}")
 
     @staticmethod
     def _notice(backend: Backend) -> str:
@@ -439,7 +457,12 @@ class LLaDAForCausalLM:
         """
         self._require_open()
         with _interruptible(self._backend):
-            return one_round(self, list(tasks))
+            denoiser = self._idle_denoisers.pop() if self._idle_denoisers else Denoiser(self._backend)
+            denoiser.backend = self._backend
+            try:
+                return Round(self, tasks).run(denoiser)
+            finally:
+                self._idle_denoisers.append(denoiser)
 
     def create_kv_cache(self) -> KVCache:
         """An empty cache of keys and values for one task."""
@@ -450,6 +473,8 @@ class LLaDAForCausalLM:
         """Free a cache's memory now."""
         if not isinstance(kv_cache, KVCache):
             raise TypeError(f"kv_cache: expected a KVCache, found {kv_cache!r}")
+        if kv_cache._backend is not self._backend:
+            raise ValueError("kv_cache: belongs to another model")
         kv_cache.drop()
 
     def max_context_len(self) -> int:
@@ -473,6 +498,7 @@ class LLaDAForCausalLM:
         float32 array or list of arrays
             [length, vocabulary], [batch, length, vocabulary], or a list of [length, vocabulary].
         """
+        input_ids = as_arrays(input_ids, "input_ids")
         rows = id_rows(input_ids, "input_ids")
         kept = token_rows(rows, attention_mask, self.config.vocabulary, "input_ids")
         if any(len(r) == 0 for r in kept) or not kept:
@@ -486,7 +512,7 @@ class LLaDAForCausalLM:
         if attention_mask is not None:
             masks = [m.astype(bool) for m in id_rows(attention_mask, "attention_mask")]
             logits = [_scatter(part, mask) for part, mask in zip(logits, masks, strict=True)]
-        if np.ndim(input_ids[0]) == 0:
+        if input_ids[0].ndim == 0:
             return logits[0]
         return np.stack(logits) if len({len(part) for part in logits}) == 1 else logits
 
@@ -498,9 +524,10 @@ class LLaDAForCausalLM:
         ValueError
             input_ids is not two-dimensional, or the mask does not fit it.
         """
+        input_ids = as_arrays(input_ids, "input_ids")
         rows = id_rows(input_ids, "input_ids")
         lengths = [len(row) for row in rows]
-        if not any(lengths) or len(set(lengths)) != 1 or np.ndim(input_ids[0]) == 0:
+        if not any(lengths) or len(set(lengths)) != 1 or input_ids[0].ndim == 0:
             raise ValueError(f"input_ids: expected two dimensions [batch, length], found {len(rows)} row(s) of length {lengths}")
         return np.asarray(self.forward(np.stack(rows), attention_mask))
 
@@ -520,7 +547,7 @@ class LLaDAForCausalLM:
     @property
     def dtype(self) -> str:
         """Of the weights in memory."""
-        return str(self._engine["dtype"]) if self.backend == "native" else "float64"
+        return {"native": str(self._engine["dtype"]), "reference": "float64"}.get(self.backend, "none")
 
     @property
     def num_threads(self) -> int:
@@ -542,6 +569,10 @@ class LLaDAForCausalLM:
     def close(self) -> None:
         """Free the weights. A generation on another thread ends with `GenerationCancelled`."""
         self._backend.close()
+        with self._lock:
+            self._close_substitutes()
+
+    def _close_substitutes(self) -> None:
         for backend in self._substitutes.values():
             backend.close()
 

@@ -116,7 +116,7 @@ class GenerationOptions:
         ValueError
             A value out of range, or lengths that do not divide.
         """
-        values = _named(given)
+        values = named(given)
         gen_length = checks.whole_number("gen_length", values.get("gen_length", defaults.get("gen_length", DEFAULT_GEN_LENGTH)))
         block_default = math.gcd(gen_length, defaults.get("block_length", DEFAULT_BLOCK_LENGTH))
         block_length = checks.whole_number("block_length", values.get("block_length", block_default))
@@ -137,7 +137,8 @@ class GenerationOptions:
         ids = {name: None if value is None else checks.token_id(name, value, vocabulary)
                for name in ("mask_id", "eos_id", "eot_id") for value in [values.get(name, defaults.get(name))]}
         suppressed = checks.token_ids("suppress_tokens", values.get("suppress_tokens", ()), vocabulary)
-        if len({*suppressed, ids["eos_id"]}) >= vocabulary:
+        logits_eos_inf = checks.boolean("logits_eos_inf", values.get("logits_eos_inf", False))
+        if len({*suppressed, *([ids["eos_id"]] if logits_eos_inf and ids["eos_id"] is not None else [])}) >= vocabulary:
             raise ValueError("suppress_tokens: expected to leave a token to draw, found the whole vocabulary")
         if ids["mask_id"] is None:
             raise ValueError("mask_id: the checkpoint names no mask token, so it must be given")
@@ -151,11 +152,12 @@ class GenerationOptions:
             mask_id=ids["mask_id"],
             eos_id=ids["eos_id"],
             eot_id=ids["eot_id"],
-            logits_eos_inf=checks.boolean("logits_eos_inf", values.get("logits_eos_inf", False)),
+            logits_eos_inf=logits_eos_inf,
             confidence_eos_eot_inf=flag,
             top_k=checks.whole_number("top_k", values.get("top_k", 0), 0),
-            top_p=checks.positive("top_p", values.get("top_p", 1.0), 1.0),
-            repetition_penalty=checks.positive("repetition_penalty", values.get("repetition_penalty", 1.0), LARGEST_PENALTY),
+            top_p=checks.between("top_p", values.get("top_p", 1.0), 0, 1),
+            repetition_penalty=checks.between("repetition_penalty", values.get("repetition_penalty", 1.0), 1 / LARGEST_PENALTY,
+                                              LARGEST_PENALTY),
             suppress_tokens=suppressed,
         )
 
@@ -178,7 +180,7 @@ def checked_seed(seed: Any, prompts: int) -> int | list[int] | None:
     return checks.whole_number("seed", seed, 0, LARGEST_SEED)
 
 
-def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+def named(given: Mapping[str, Any]) -> dict[str, Any]:
     """Aliases to their names; None means the default."""
     values: dict[str, Any] = {}
     for key, value in given.items():

@@ -63,9 +63,7 @@ class PlaceholderCache:
     def __init__(self) -> None:
         self.tokens, self.closed = np.empty(0, np.int32), False
 
-    @property
-    def handle(self) -> int:
-        return id(self)
+    handle = 0  # no C++ object
 
     @property
     def length(self) -> int:

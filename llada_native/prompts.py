@@ -78,7 +78,7 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
     if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray | np.generic):
         try:
             return np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError, ValueError) as e:
+        except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as e:
             if not hasattr(value, "__array__"):
                 raise TypeError(f"{name}: expected an array in CPU memory, found {type(value).__name__}: {e}") from e
     try:
@@ -87,6 +87,18 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
         raise
     except Exception as e:  # whatever a foreign array's __array__ raises, for instance because it lives on another device
         raise TypeError(f"{name}: expected an array in CPU memory, found {type(value).__name__}: {e}") from e
+
+
+def as_arrays(values: Any, name: str) -> Any:
+    """An array, or a list of arrays where a list was given."""
+    if isinstance(values, str | bytes):
+        raise TypeError(f"{name}: expected numbers in one or two dimensions, found {type(values).__name__}")
+    if not isinstance(values, Sequence):
+        return as_array(values, name)
+    try:
+        return [as_array(row, name) for row in values]
+    except ValueError as e:  # NumPy: nested sequences of unequal lengths
+        raise TypeError(f"{name}: expected numbers in one or two dimensions, found a ragged nest") from e
 
 
 def id_rows(ids: Any, name: str) -> list[IntArray]:
@@ -98,7 +110,7 @@ def id_rows(ids: Any, name: str) -> list[IntArray]:
         raise TypeError(f"{name}: expected {kinds}, found {type(ids).__name__}")
     try:
         if isinstance(ids, Sequence):
-            rows = [as_array(row, name) for row in ids]
+            rows: list[NDArray[Any]] = as_arrays(ids, name)
             if not any(row.ndim == 1 for row in rows):
                 rows = [np.asarray(rows)]
         else:
@@ -115,6 +127,19 @@ def id_rows(ids: Any, name: str) -> list[IntArray]:
         if row.size and not np.issubdtype(row.dtype, np.integer):
             raise TypeError(f"{name}: expected {kinds}, found dtype {row.dtype}")
     return rows
+
+
+def one_row(ids: Any, name: str) -> IntArray:
+    """The one integer array of a sequence of token ids."""
+    try:
+        flat = as_array(ids, name).ndim == 1
+    except ValueError:  # NumPy: nested sequences of unequal lengths
+        flat = False
+    if not flat:
+        raise TypeError(f"{name}: expected token ids in one dimension, found {ids!r}")
+    row: IntArray
+    [row] = id_rows(ids, name)
+    return row
 
 
 def token_rows(rows: list[Any], attention_mask: Any, vocabulary: int, name: str = "prompts") -> list[IntArray]:
@@ -194,7 +219,8 @@ def infill_texts(texts: Any, mask_id: int, tokenizer: Tokenizer | None, vocabula
     if isinstance(texts, Sequence) and any(isinstance(part, str) for part in texts):
         items: list[Any] = [texts]
     elif isinstance(texts, Sequence) and any(isinstance(part, Sequence) and any(isinstance(p, str) for p in part) for part in texts):
-        items = list(texts)
+        items = [text if isinstance(text, Sequence) and any(isinstance(p, str) for p in text) else one_row(text, f"texts[{i}]")
+                 for i, text in enumerate(texts)]
     else:
         items = id_rows(texts, "texts")
     answers = []
@@ -237,7 +263,7 @@ def _word_ids(words: Any, name: str, tokenizer: Tokenizer | None, vocabulary: in
     elif isinstance(words, int | np.integer):
         ids = np.array([checks.token_id(name, words, vocabulary)], np.int32)
     else:
-        ids = np.concatenate([np.empty(0, np.int32), *token_rows(id_rows(words, name), None, vocabulary, name)])
+        ids = token_rows([one_row(words, name)], None, vocabulary, name)[0]
     if len(ids) == 0:
         raise ValueError(f"{name}: expected at least one token, found none")
     return ids

@@ -48,8 +48,14 @@ class ReferenceModel:
         ends = np.cumsum(lengths)
         starts = np.zeros(len(lengths), np.int32) if positions is None else positions
         held = [None] * len(lengths) if caches is None else caches
-        out = [self._request(tokens[end - n:end], int(start), cache)
-               for n, end, start, cache in zip(lengths, ends, starts, held, strict=True)]
+        try:
+            out = [self._request(tokens[end - n:end], int(start), cache)
+                   for n, end, start, cache in zip(lengths, ends, starts, held, strict=True)]
+        except BaseException:  # some layers have new keys, others not
+            for start, cache in zip(starts, held, strict=True):
+                if cache is not None:
+                    cache.cut(int(start))
+            raise
         return np.concatenate(out)[rows]
 
     def create_kv_cache(self) -> ReferenceCache:
@@ -98,13 +104,11 @@ class ReferenceCache:
         self.bytes_per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 8
         self.closed = False
 
-    @property
-    def handle(self) -> int:
-        return id(self)
+    handle = 0  # no C++ object
 
     @property
     def length(self) -> int:
-        return int(self.keys[-1].shape[1]) if self.keys else 0
+        return min((int(k.shape[1]) for k in self.keys), default=0)
 
     @property
     def bytes(self) -> int:
@@ -119,6 +123,9 @@ class ReferenceCache:
     def truncate(self, length: int) -> None:
         if not 0 <= length <= self.length:
             raise ValueError(f"length: expected 0 to {self.length}, found {length}")
+        self.cut(length)
+
+    def cut(self, length: int) -> None:
         self.keys, self.values = [k[:, :length] for k in self.keys], [v[:, :length] for v in self.values]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""`python -m llada_native selftest`: does this installation work on this machine? Each check compares two ways to one answer."""
+"""`python -m llada_native selftest`: does this installation work on this machine?"""
 from __future__ import annotations
 
 import ctypes
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _native
+from . import __version__, _native
 from .library import get_library
 from .model import LLaDAForCausalLM
 from .tasks import InferTask
@@ -32,7 +32,7 @@ def expect(condition: bool, found: object) -> None:
 
 def checks(model: LLaDAForCausalLM, demo: bool) -> Iterator[Check]:
     """(section, name, check) in order; a check returns what it saw."""
-    canvas = min(32, model.max_tokens // 2)
+    canvas = max(2, min(32, model.max_tokens // 2) // 2 * 2)
     ids = np.random.default_rng(0).integers(0, min(256, model.config.vocabulary), min(24, canvas)).astype(np.int32)
     options: dict[str, Any] = {"gen_length": canvas, "block_length": canvas // 2, "max_steps": canvas}
 
@@ -78,7 +78,9 @@ def checks(model: LLaDAForCausalLM, demo: bool) -> Iterator[Check]:
     def library() -> str:
         shared = ctypes.CDLL(get_library())
         shared.lladaVersion.restype = ctypes.c_char_p
-        return f"version {shared.lladaVersion().decode()}"
+        version = shared.lladaVersion().decode()
+        expect(version == __version__, f"version {version}, not {__version__}")
+        return f"version {version}"
 
     def sampling() -> str:
         drawn: dict[str, Any] = {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "cfg_scale": 0.5, "remasking": "entropy",
@@ -94,8 +96,12 @@ def checks(model: LLaDAForCausalLM, demo: bool) -> Iterator[Check]:
         return "fixed tokens stay"
 
     def score() -> str:
-        likelihood = model.score(ids, [ids[:4]], mc_num=4, seed=0)[0]
-        expect(np.isfinite(likelihood) and likelihood < 0, likelihood)
+        likelihood = model.score(ids, [ids[:1]], mc_num=1)[0]
+        mask = InferTask("mask", ids, 1)
+        model.batch_infer_one_round([mask])
+        logits = model.forward(mask.sequence)[-1].astype(np.float64)
+        wanted = logits[ids[0]] - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+        expect(abs(likelihood - wanted) < 1e-6 * abs(wanted), f"{likelihood}, not {wanted}")
         return f"{likelihood:.2f} nats"
 
     yield "basic generation", "an answer", answer

@@ -1,7 +1,9 @@
 """Requests that a caller drives: one round of denoising for any set of them, which join and leave as they like."""
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from . import checks
 from .canvas import Canvas, Turn, random_streams
 from .denoiser import Denoiser
 from .kv_cache import KVCache
-from .options import DEFAULT_GEN_LENGTH, GenerationOptions, checked_seed
+from .options import DEFAULT_GEN_LENGTH, GenerationOptions, checked_seed, named
 from .prompts import id_rows, token_rows
 from .result import IntArray
 
@@ -52,9 +54,11 @@ class InferTask:
     pending_token, pending_confidence : int, float
         What the last round chose.
     revealed_positions : list of int
-        In the order of their commits.
+        In the order of their commits; twice where the first commit was the mask token.
     finish_reason : {None, "stop", "length", "cancelled"}
         An end token is in the finished answer; the canvas is full or max_tokens are reached without one; ``next(None)``.
+    backend : str or None
+        What has computed its rounds.
 
     Raises
     ------
@@ -70,29 +74,32 @@ class InferTask:
         rows = token_rows(id_rows(tokens, "tokens"), None, ANY_VOCABULARY, "tokens")
         if len(rows) != 1 or len(rows[0]) == 0:
             raise ValueError(f"tokens: expected the token ids of one prompt, found {[len(r) for r in rows]} ids")
-        self.tokens: IntArray = rows[0]
-        if max_tokens is None:
-            max_tokens = DEFAULT_GEN_LENGTH if gen_length is None else gen_length
-        self.max_tokens = checks.whole_number("max_tokens", max_tokens)
-        self.temperature, self.topk, self.topp = temperature, topk, topp
-        self.end_tokens = None if end_tokens is None else list(checks.token_ids("end_tokens", end_tokens, ANY_VOCABULARY))
         for name in ("max_steps", "steps"):
             if name in options:
                 raise TypeError(f"{name}: a task takes one step a token; use generate for schedules of fewer steps")
-        self._given = {**options, "gen_length": self.max_tokens if gen_length is None else gen_length, "block_length": block_length,
-                       "temperature": temperature, "cfg_scale": cfg_scale, "remasking": remasking, "mask_id": mask_id,
-                       "top_k": topk, "top_p": topp}
+        stated = {"gen_length": gen_length, "block_length": block_length, "temperature": temperature or None, "topk": topk, "topp": topp,
+                  "cfg_scale": cfg_scale or None, "remasking": None if remasking == "low_confidence" else remasking, "mask_id": mask_id}
+        self._given = named({**options, **{name: value for name, value in stated.items() if value is not None}})
+        length = self._given.get("gen_length")
+        if length is not None:
+            checks.whole_number("gen_length", length)
+        self.max_tokens = checks.whole_number("max_tokens", max_tokens if max_tokens is not None else length or DEFAULT_GEN_LENGTH)
+        self._given.setdefault("gen_length", self.max_tokens)
         known = GenerationOptions.resolve(self._given, {"mask_id": 0}, ANY_VOCABULARY)  # complains at once; a model completes it
-        self.gen_length, self.block_length, self.mask_id = known.gen_length, block_length, mask_id
+        self.tokens: IntArray = rows[0]
+        self.end_tokens = None if end_tokens is None else list(checks.token_ids("end_tokens", end_tokens, ANY_VOCABULARY))
+        self.gen_length, self.block_length, self.mask_id = known.gen_length, self._given.get("block_length"), self._given.get("mask_id")
         self.temperature, self.topk, self.topp = known.temperature, known.top_k, known.top_p
         self.seed = seed
+        self.busy = False  # in a round, maybe on another thread
+        self.backend: str | None = None
         self._stream = random_streams(checked_seed(seed, 1), 1)[0]
         self._model: LLaDAForCausalLM | None = None
         self._canvas: Canvas | None = None
         self._turns: Iterator[Turn] = iter(())
         self._turn: Turn | None = None
         self._kv_cache: KVCache | None = None
-        self.pos = 0
+        self._pos = 0
         self.pending_position: int | None = None
         self.pending_token: int | None = None
         self.pending_confidence: float | None = None
@@ -116,13 +123,18 @@ class InferTask:
 
     @property
     def block(self) -> int:
-        """The block being filled."""
+        """The block being filled, or the last one."""
         return self._turn.block if self._turn is not None else 0
 
     @property
     def block_end(self) -> int:
         """Where that block ends, counted from the start of the prompt; the whole sequence until a model has set the blocks."""
         return self._turn.end if self._turn is not None else len(self.tokens) + self.gen_length
+
+    @property
+    def pos(self) -> int:
+        """Positions whose keys and values come from the cache."""
+        return self._pos
 
     @property
     def finished(self) -> bool:
@@ -133,6 +145,8 @@ class InferTask:
     def next(self, out_token: int | None) -> None:
         """Commit a token at the pending position. None ends the task.
 
+        The mask token may be what a model predicts. As in the reference sampler it then spends a step, and the position stays masked.
+
         Raises
         ------
         ValueError
@@ -140,6 +154,8 @@ class InferTask:
         """
         if self.finished:
             raise ValueError(f"task {self.id!r} is finished ({self.finish_reason})")
+        if self.busy:
+            raise ValueError(f"task {self.id!r} is in a round on another thread")
         if out_token is None:
             self._finish("cancelled")
             return
@@ -149,38 +165,37 @@ class InferTask:
         position = np.array([self.pending_position], np.intp)
         self._canvas.commit(position, np.array([token], np.int32), np.array([self.pending_confidence]), self._turn.index)
         self.revealed_positions.append(self.pending_position)
-        self.pending_position = self.pending_token = self.pending_confidence = None
-        self._turn = next(self._turns, None)
-        if self._turn is None or len(self.revealed_positions) >= self.max_tokens:
+        self._clear_pending()
+        following = next(self._turns, None)
+        if following is None or len(self.revealed_positions) >= self.max_tokens:
             self._finish("stop" if np.isin(self._canvas.answer, self.end_tokens or []).any() else "length")
+        else:
+            self._turn = following
+
+    def _clear_pending(self) -> None:
+        self.pending_position = self.pending_token = self.pending_confidence = None
 
     def _finish(self, reason: str) -> None:
-        self.finish_reason, self.pending_position = reason, None
+        self.finish_reason = reason
+        self._clear_pending()
 
-    def join(self, model: LLaDAForCausalLM) -> None:
-        """Complete the options from a model. The first round does it; once joined, a task stays with its model.
-
-        Raises
-        ------
-        ValueError
-            A token is outside the vocabulary, the sequence is too long for the model, or the task has another model.
-        """
-        if self._model is model:
-            return
-        if self._model is not None:
+    def _joined(self, model: LLaDAForCausalLM) -> tuple[GenerationOptions, list[int]]:
+        """Options completed by a model and end tokens; nothing of the task changes."""
+        if self._model not in (None, model):
             raise ValueError(f"task {self.id!r} belongs to another model")
-        vocabulary = model.config.vocabulary
-        token_rows([self.tokens], None, vocabulary, f"task {self.id!r}: tokens")
+        vocabulary, name = model.config.vocabulary, f"task {self.id!r}: "
+        token_rows([self.tokens], None, vocabulary, name + "tokens")
         options = GenerationOptions.resolve({**self._given, "max_steps": self.gen_length}, model._defaults, vocabulary)
-        model._check_length(len(self.tokens), options.gen_length)
-        if self.end_tokens is None:
-            self.end_tokens = options.end_ids
-        self._model, self.mask_id, self.block_length = model, options.mask_id, options.block_length
-        self._canvas = Canvas(self.tokens, options, self._stream)
-        self._turns = self._canvas.turns()
+        model._check_length(name + "tokens", len(self.tokens), options.gen_length)
+        ends = options.end_ids if self.end_tokens is None else self.end_tokens
+        return options, list(checks.token_ids(name + "end_tokens", ends, vocabulary))
+
+    def _join(self, model: LLaDAForCausalLM, canvas: Canvas, ends: list[int]) -> None:
+        """Begin decoding with a model; a task stays with it."""
+        self._model, self._canvas, self.end_tokens, self.backend = model, canvas, ends, model.backend
+        self.mask_id, self.block_length = canvas.options.mask_id, canvas.options.block_length
+        self._turns = canvas.turns()
         self._turn = next(self._turns)
-        if self._kv_cache is not None:
-            self._check_cache(self._kv_cache, self.pos)
 
     # ---- caches
 
@@ -189,46 +204,31 @@ class InferTask:
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             The cache was dropped, belongs to another model, or does not hold the task's first `pos` tokens.
         """
         if not isinstance(kv_cache, KVCache):
             raise TypeError(f"kv_cache: expected a KVCache, found {kv_cache!r}")
         pos = checks.whole_number("pos", pos, 0)
-        self._check_cache(kv_cache, pos)
-        self._kv_cache, self.pos = kv_cache, pos
-
-    def _check_cache(self, cache: KVCache, pos: int) -> None:
-        if cache.closed:
-            raise ValueError("kv_cache: was dropped")
-        if self._model is not None and cache._backend is not self._model._backend:
+        if self._model is not None and kv_cache._backend is not self._model._backend:
             raise ValueError("kv_cache: belongs to another model")
-        matched = cache.num_matched(self.sequence)
+        self._check_match(kv_cache.num_matched(self.sequence), pos)
+        self._kv_cache, self._pos = kv_cache, pos
+
+    def _check_match(self, matched: int, pos: int) -> None:
         if pos > matched:
             raise ValueError(f"pos: expected at most {matched}, the leading tokens of task {self.id!r} that the cache holds, found {pos}")
 
     def release_kvcache(self) -> KVCache | None:
         """Unbind the cache, and give it back."""
-        cache, self._kv_cache, self.pos = self._kv_cache, None, 0
+        cache, self._kv_cache, self._pos = self._kv_cache, None, 0
         return cache
 
     def kvcache(self) -> KVCache | None:
         return self._kv_cache
 
-    def _open(self) -> tuple[Canvas, Turn]:
-        """The canvas and its turn for a round."""
-        assert self._canvas is not None and self._turn is not None  # `join` has run
-        canvas = self._canvas
-        canvas.start, canvas.cache, canvas.unconditional_cache = self.pos, None, None
-        if self._kv_cache is not None:
-            self._check_cache(self._kv_cache, self.pos)
-            canvas.cache = self._kv_cache.conditional
-            if canvas.rule.guided:
-                canvas.unconditional_cache = self._kv_cache.unconditional()
-        early = canvas.masked(0, self.pos)
-        if len(early):
-            raise ValueError(f"pos: expected no mask before position {self.pos} of task {self.id!r}, found one at {early[0]}")
-        return canvas, self._turn
+    def __reduce__(self) -> Any:
+        raise TypeError("an InferTask cannot be copied or pickled: its random stream and its model go on elsewhere")
 
     def __repr__(self) -> str:
         return (f"InferTask({self.id!r}, {len(self.tokens)} + {self.gen_length} tokens, {len(self.revealed_positions)} revealed, "
@@ -250,7 +250,7 @@ class LLaDABatchedTask:
     req_lens, req_pos : uint32 [nreq]
         Tokens of each task in `tokens`, and the position of the first of them.
     kv_caches : uintp [nreq]
-        Addresses; 0 without a cache.
+        Addresses of this process's C++ objects (`KVCache.handle`); 0 without one. `libllada` takes the caches that it made itself.
     temperatures, topks, topps : float32, uint32, float32 [nreq]
     block_ends : uint32 [nreq]
 
@@ -261,10 +261,8 @@ class LLaDABatchedTask:
     """
 
     def __init__(self, tasks: Sequence[InferTask]) -> None:
-        self.tasks = list(tasks)
+        self.tasks = _task_list(tasks)
         for task in self.tasks:
-            if not isinstance(task, InferTask):
-                raise TypeError(f"tasks: expected InferTask objects, found {task!r}")
             if task.mask_id is None:
                 raise ValueError(f"task {task.id!r}: mask_id is not known before the first round; give it to the task")
         sequences = [t.sequence[t.pos:] for t in self.tasks]
@@ -285,32 +283,113 @@ class LLaDABatchedTask:
         return (self.tokens, self.ntok, self.req_lens, self.nreq, self.req_pos, self.kv_caches, self.temperatures, self.topks, self.topps)
 
 
-def one_round(model: LLaDAForCausalLM, tasks: Sequence[InferTask]) -> list[int]:
-    """The round behind `LLaDAForCausalLM.batch_infer_one_round`: every task is checked before any changes."""
-    seen: dict[int, int] = {}
-    caches: dict[int, InferTask] = {}
+def _task_list(tasks: Any) -> list[InferTask]:
+    if not isinstance(tasks, Sequence) or isinstance(tasks, str):
+        raise TypeError(f"tasks: expected a list of InferTask, found {tasks!r}")
     for i, task in enumerate(tasks):
         if not isinstance(task, InferTask):
             raise TypeError(f"tasks[{i}]: expected an InferTask, found {task!r}")
-        if id(task) in seen:
-            raise ValueError(f"tasks[{i}]: is also tasks[{seen[id(task)]}]")
-        seen[id(task)] = i
-        if task.finished:
-            raise ValueError(f"tasks[{i}]: task {task.id!r} is finished ({task.finish_reason})")
-        cache = task.kvcache()
-        if cache is not None and caches.setdefault(id(cache), task) is not task:
-            raise ValueError(f"tasks[{i}]: its KV cache is also that of task {caches[id(cache)].id!r}")
-    for task in tasks:
-        task.join(model)
-    opened = [task._open() for task in tasks]
-    if not opened:
-        return []
-    choices = Denoiser(model._backend).choose([canvas for canvas, _ in opened], [Turn(t.index, t.block, t.end, 1) for _, t in opened])
-    tokens = []
-    for task, (canvas, _), choice in zip(tasks, opened, choices, strict=True):
-        task.pending_position, task.pending_token = int(choice.positions[0]), int(choice.tokens[0])
-        task.pending_confidence = float(choice.confidence[0])
-        if task._kv_cache is not None:
-            task._kv_cache.remember(canvas.start, canvas.ids[canvas.start:])
-        tokens.append(task.pending_token)
-    return tokens
+    return list(tasks)
+
+
+class Round:
+    """One round of denoising: every task is checked before any changes, and a round that fails leaves all as they were.
+
+    Parameters
+    ----------
+    model : LLaDAForCausalLM
+    tasks : list of InferTask
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `LLaDAForCausalLM.batch_infer_one_round`.
+    """
+
+    _turnstile = threading.Lock()  # so that two threads do not enter one task at a time
+
+    def __init__(self, model: LLaDAForCausalLM, tasks: Sequence[InferTask]) -> None:
+        self.model, self.tasks = model, _task_list(tasks)
+        self.caches = [cache for task in self.tasks if (cache := task.kvcache()) is not None]
+
+    def run(self, denoiser: Denoiser) -> list[int]:
+        with self._turnstile:
+            self._check_company()
+            self._set_busy(True)
+        try:
+            joined = [task._joined(self.model) for task in self.tasks]
+            canvases = [task._canvas or Canvas(task.tokens, options, task._stream)
+                        for task, (options, _) in zip(self.tasks, joined, strict=True)]
+            for task, canvas in zip(self.tasks, canvases, strict=True):
+                self._check_cache(task, canvas)
+            for task, canvas, (_, ends) in zip(self.tasks, canvases, joined, strict=True):
+                if task._canvas is None:
+                    task._join(self.model, canvas, ends)
+            return self._denoise(denoiser, canvases) if canvases else []
+        finally:
+            self._set_busy(False)
+
+    def _check_company(self) -> None:
+        seen: dict[int, int] = {}
+        for i, task in enumerate(self.tasks):
+            if task.finished:
+                raise ValueError(f"tasks[{i}]: task {task.id!r} is finished ({task.finish_reason})")
+            for name, thing in (("task", task), ("KV cache", task.kvcache())):
+                if thing is None:
+                    continue
+                if id(thing) in seen:
+                    other = seen[id(thing)]
+                    raise ValueError(f"tasks[{i}]: its {name} is also that of tasks[{other}], {self.tasks[other].id!r}")
+                if thing.busy:
+                    raise ValueError(f"tasks[{i}]: the {name} of {task.id!r} is in a round on another thread")
+                seen[id(thing)] = i
+
+    def _set_busy(self, busy: bool) -> None:
+        for task in self.tasks:
+            task.busy = busy
+        for cache in self.caches:
+            cache.busy = busy
+
+    def _check_cache(self, task: InferTask, canvas: Canvas) -> None:
+        cache, pos = task.kvcache(), task.pos
+        if cache is None:
+            return
+        if cache._backend is not self.model._backend:
+            raise ValueError(f"task {task.id!r}: kv_cache: belongs to another model")
+        task._check_match(cache.num_matched(canvas.ids), pos)
+        if pos > 0 and canvas.rule.guided:
+            task._check_match(cache.parts(True)[1].matched(canvas.unconditional()), pos)
+        early = canvas.masked(0, pos)
+        if len(early):
+            raise ValueError(f"pos: expected no mask before position {pos} of task {task.id!r}, found one at {early[0]}")
+
+    def _denoise(self, denoiser: Denoiser, canvases: list[Canvas]) -> list[int]:
+        turns = []
+        for task, canvas in zip(self.tasks, canvases, strict=True):
+            assert task._turn is not None
+            turns.append(replace(task._turn, quota=1))
+            canvas.start, canvas.cache, canvas.unconditional_cache = task.pos, None, None
+            if (cache := task.kvcache()) is not None:
+                parts = cache.parts(canvas.rule.guided)
+                for part in parts:
+                    part.truncate(len(canvas.ids))  # what a longer request left behind would be seen
+                canvas.cache, *rest = (part.cache for part in parts)
+                canvas.unconditional_cache = rest[0] if rest else None
+        states = [task._stream.state for task in self.tasks]
+        try:
+            choices = denoiser.choose(canvases, turns)
+        except BaseException:
+            # The keys may be stored and numbers drawn. A repeated round draws the same ones.
+            for task, canvas, state in zip(self.tasks, canvases, states, strict=True):
+                task._stream.state = state
+                if (cache := task.kvcache()) is not None and not cache.closed:
+                    for part in cache.parts(canvas.rule.guided):
+                        part.truncate(canvas.start)
+            raise
+        for task, canvas, choice in zip(self.tasks, canvases, choices, strict=True):
+            task.pending_position, task.pending_token = int(choice.positions[0]), int(choice.tokens[0])
+            task.pending_confidence = float(choice.confidence[0])
+            if (cache := task.kvcache()) is not None:
+                for part, ids in zip(cache.parts(canvas.rule.guided), (canvas.ids, canvas.unconditional()), strict=False):
+                    part.remember(ids)
+        return [int(choice.tokens[0]) for choice in choices]

@@ -166,7 +166,7 @@ def test_the_library_exports_the_header_and_needs_no_python() -> None:
     header = (Path(get_include()) / "llada" / "llada.h").read_text()
     declared = set(re.findall(r"^LLADA_API [^;(]*?(\w+)\(", header, re.MULTILINE))
     symbols = run("nm", "-D", get_library()).stdout
-    assert set(re.findall(r"^\w+ [A-TV-Z] (\w+)$", symbols, re.MULTILINE)) == declared and len(declared) == 13
+    assert set(re.findall(r"^\w+ [A-TV-Z] (\w+)$", symbols, re.MULTILINE)) == declared and len(declared) == 14
     assert not re.search(r"\b_?Py", symbols)
 
 
@@ -416,6 +416,7 @@ def test_weights_as_pointers_are_the_folder(dtype: str, tied: bool, tmp_path: Pa
         np.testing.assert_array_equal(made.forward([PROMPT])[1], loaded.forward([PROMPT])[1])
 
 
+TOO_LARGE = r"^the weights need 2\d{6}\.\d GiB as float32, and \d+\.\d GiB are available$" if sys.platform == "linux" else "allocation"
 BAD_MODELS: dict[str, tuple[dict[str, Any], int, str]] = {
     **{f"device {i}": ({"device": i}, UNSUPPORTED, f"CPU.*{name}") for i, name in enumerate(
         ["NVIDIA", "CAMBRICON", "ASCEND", "METAX", "MOORE", "ILUVATAR", "KUNLUN", "HYGON", "9"], 1)},
@@ -438,7 +439,7 @@ BAD_MODELS: dict[str, tuple[dict[str, Any], int, str]] = {
     "mask beyond": ({"tweak": {"mask_token": 64}}, INVALID_ARGUMENT, "meta.mask_token.*found 64"),
     **{f"{name} {value}": ({"tweak": {name: value}}, INVALID_ARGUMENT, f"meta.{name}.*found")
        for name in ("norm_eps", "rope_theta") for value in (0.0, -1.0, float("nan"), float("inf"))},
-    "too large": ({"tweak": {"vocabulary": 1 << 24, "d_model": 1 << 24}}, OUT_OF_MEMORY, "allocation"),
+    "too large": ({"tweak": {"vocabulary": 1 << 24, "d_model": 1 << 24}}, OUT_OF_MEMORY, TOO_LARGE),
 }
 
 
@@ -479,6 +480,56 @@ def test_a_prefix_is_reused(model: Model) -> None:
     assert lib.dropKVCache(model.handle, cache) == OK
 
 
+@pytest.mark.parametrize("length", [1, 16, 33])
+def test_a_truncated_cache_serves_a_shorter_request(length: int, model: Model) -> None:
+    """Bit for bit the pass without a cache; what a longer request left would be seen otherwise."""
+    longer, shorter = list(range(50)), [7, *range(20, 19 + length)]
+    cache = model.cache()
+    _, plain = model.forward([shorter])
+    for forget in (False, True):
+        assert lib.truncateKVCache(cache, 0) == OK
+        model.forward([longer], None, [cache])
+        if forget:
+            assert lib.truncateKVCache(cache, 0) == OK
+        status, logits = model.forward([shorter], [0], [cache])
+        assert status == OK and np.array_equal(logits, plain) == forget
+    assert lib.truncateKVCache(cache, length) == OK, "its length is the request's"
+    assert lib.truncateKVCache(cache, length + 1) == INVALID_ARGUMENT
+    assert lib.dropKVCache(model.handle, cache) == OK
+
+
+def test_truncation_undoes_an_extension(model: Model) -> None:
+    ids = list(range(50))
+    logits = []
+    for extended in (False, True):
+        cache = model.cache()
+        model.forward([ids[:20]], None, [cache])
+        if extended:
+            model.forward([ids[20:]], [20], [cache])
+            assert lib.truncateKVCache(cache, 20) == OK
+        replaced, appended = model.forward([[9, 8, 7]], [5], [cache]), model.forward([[6] * 3], [20], [cache])
+        assert replaced[0] == appended[0] == OK
+        logits.append((replaced[1], appended[1]))
+        assert lib.dropKVCache(model.handle, cache) == OK
+    np.testing.assert_array_equal(logits[0][0], logits[1][0])
+    np.testing.assert_array_equal(logits[0][1], logits[1][1])
+
+
+def test_truncation_is_checked(model: Model) -> None:
+    cache = model.cache()
+    assert lib.truncateKVCache(None, 0) == INVALID_ARGUMENT and failed(INVALID_ARGUMENT, "^cache: .*NULL")
+    assert lib.truncateKVCache(cache, 0) == OK and lib.lladaLastError() == b""
+    assert lib.truncateKVCache(cache, 1) == INVALID_ARGUMENT and failed(INVALID_ARGUMENT, "^length: expected 0 to 0, found 1")
+    model.forward([PROMPT], None, [cache])
+    for length in (6, NONE):
+        assert lib.truncateKVCache(cache, length) == INVALID_ARGUMENT
+        assert failed(INVALID_ARGUMENT, f"^length: expected 0 to 5, found {length}")
+    assert lib.truncateKVCache(cache, 3) == OK
+    assert model.forward([[1]], [5], [cache])[0] == INVALID_ARGUMENT and failed(INVALID_ARGUMENT, r"req_pos\[0\]: expected 0 to 3")
+    assert model.forward([[1]], [3], [cache])[0] == OK
+    assert lib.dropKVCache(model.handle, cache) == OK
+
+
 def test_a_changed_end_sees_the_prefix(tmp_path: Path) -> None:
     """In one layer keys depend on their own token only, so that the cached prefix is exact whatever follows it."""
     _write(tmp_path, n_layers=1)
@@ -506,6 +557,10 @@ def test_caches_are_checked(model: Model, random_folder: Path) -> None:
         assert lib.dropKVCache(other.handle, cache) == INVALID_ARGUMENT and failed(INVALID_ARGUMENT, "cache: belongs to another model")
     status, _ = model.forward([PROMPT, PROMPT], None, [cache, cache])
     assert status == INVALID_ARGUMENT and failed(INVALID_ARGUMENT, r"kv_caches\[1\].*request 0")
+    between = model.cache()
+    assert model.forward([PROMPT] * 5, None, [None, cache, None, between, cache])[0] == INVALID_ARGUMENT
+    assert failed(INVALID_ARGUMENT, r"^kv_caches\[4\]: is also that of request 1$")
+    assert lib.dropKVCache(model.handle, between) == OK
     assert model.forward([PROMPT], [1], [cache])[0] == INVALID_ARGUMENT and failed(INVALID_ARGUMENT, r"req_pos\[0\]: expected 0 to 0")
     assert model.forward([PROMPT], [1])[0] == INVALID_ARGUMENT and failed(INVALID_ARGUMENT, r"req_pos\[0\]: expected 0 to 0")
     assert model.forward([PROMPT], [0], [cache])[0] == OK, "refusals left it empty and whole"

@@ -46,10 +46,10 @@ def damage(arguments):
 
 
 FAILURES = {
-    "kernel error in the forward": ("hidden", RuntimeError("kernel gemm_f32 failed"), 0, EngineError, r"forward pass \(1 request"),
-    "kernel error in the third forward": ("hidden", RuntimeError("kernel attention_f32 failed"), 2, EngineError, "13 rows, 2 of them"),
+    "kernel error in the forward": ("hidden", EngineError("kernel gemm_f32 failed"), 0, EngineError, r"forward pass \(1 request"),
+    "kernel error in the third forward": ("hidden", EngineError("kernel attention_f32 failed"), 2, EngineError, "13 rows, 2 of them"),
     "allocation refused in the forward": ("hidden", MemoryError(), 0, ModelMemoryError, "an allocation was refused"),
-    "kernel error in the head": ("head", RuntimeError("kernel widen_bf16 failed"), 0, EngineError, r"head \(4 rows, tokens 0 to 64"),
+    "kernel error in the head": ("head", EngineError("kernel widen_bf16 failed"), 0, EngineError, r"head \(4 rows, tokens 0 to 64"),
     "allocation refused in the head": ("head", MemoryError(), 3, ModelMemoryError, "head"),
     "damaged logits": ("head", damage, 1, NonFiniteLogitsError, "NaN"),
 }
@@ -218,3 +218,46 @@ def test_placeholder_backend_needs_no_weights(tmp_path):
 def test_placeholder_steps_say_so(demo):
     model = LLaDAForCausalLM(backend="placeholder")
     assert all(step.text[0].startswith("[placeholder output") for step in model.stream("Hello", gen_length=4))
+
+
+def test_closing_during_a_fallback_ends_the_work(model, monkeypatch):
+    """A reference that is loaded after close() would hold its weights for nothing."""
+    inject(model, "kernel error in the forward")
+    load = llada_native.model.load_backend
+
+    def slow(*arguments):
+        model._backend.close()
+        return load(*arguments)
+
+    monkeypatch.setattr(llada_native.model, "load_backend", slow)
+    with pytest.warns(RuntimeWarning), pytest.raises(llada_native.GenerationCancelled):
+        model.generate_with_cpp_model(PROMPT, **OPTIONS)
+    assert all(backend.closed for backend in model._substitutes.values())
+
+
+def test_a_signal_handlers_error_is_not_the_engines(tiny):
+    """A handler that raises RuntimeError inside a forward ends the run; no other backend takes over."""
+    import signal
+
+    config = folders.config(d_model=256, n_heads=8, n_layers=4, mlp_hidden_size=2048, max_sequence_length=2048)
+    slow = LLaDAForCausalLM.random(config, "float32")
+
+    def handler(*_):
+        raise RuntimeError("of the caller")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(RuntimeError, match="of the caller") as info:
+            slow.generate_with_cpp_model(list(range(50)) * 20, gen_length=256, block_length=256)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not isinstance(info.value, EngineError)
+
+
+def test_the_warning_points_at_the_caller(model):
+    inject(model, "kernel error in the forward")
+    with pytest.warns(RuntimeWarning) as seen:
+        model.generate_with_cpp_model(PROMPT, **OPTIONS)
+    assert seen[0].filename == __file__

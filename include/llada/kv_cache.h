@@ -16,6 +16,8 @@ class KVCache {
   KVCache(const KVCache&) = delete;
   KVCache& operator=(const KVCache&) = delete;
 
+  bool belongs_to(const Model& model) const;
+
   // Positions [0, length) hold keys and values.
   int64_t length() const;
   // Forgets positions from `length` on. Throws std::invalid_argument beyond the present length.

@@ -110,6 +110,9 @@ LLADA_API int lladaThreads(const LLaDAModel* model);           /* 0 on error */
 /* Empty; its memory grows with the request. */
 LLADA_API LLaDAKVCache* createKVCache(const LLaDAModel* model);
 
+/* Forgets the positions from length on; beyond what the cache holds is an error. Its memory stays for later use. */
+LLADA_API int truncateKVCache(LLaDAKVCache* cache, uint32_t length);
+
 /* Frees a cache. model may be NULL when it was destroyed before; a NULL cache is fine. */
 LLADA_API int dropKVCache(const LLaDAModel* model, LLaDAKVCache* cache);
 
@@ -119,8 +122,9 @@ LLADA_API int dropKVCache(const LLaDAModel* model, LLaDAKVCache* cache);
  * for 0), kv_caches[nreq] their caches (NULL for none, as any entry may be).
  *
  * A request without a cache stands at position 0. One with a cache may begin anywhere up to the cache's length: its keys and values
- * replace what the cache holds at its positions or extend it, and its rows see all that the cache then holds. At position 0 with every
- * token given that is the pass without a cache, bit for bit. A forward pass that fails leaves a cache with the positions before the
+ * replace what the cache holds at its positions or extend it, and its rows see all that the cache then holds, behind the request too.
+ * At position 0 with every token given, and a cache that holds no more positions than the request, it is the pass without a cache, bit
+ * for bit; truncate a cache before another request uses it. A forward pass that fails leaves a cache with the positions before the
  * request. */
 
 /* logits [ntok, vocabulary], row-major; what they hold after an error is undefined. */

@@ -1,19 +1,9 @@
 #include "c_api/batch.h"
 
-#include <atomic>
 #include <stdexcept>
 
-namespace {
-
-uint64_t next_serial() {
-  static std::atomic<uint64_t> last{0};
-  return ++last;
-}
-
-}  // namespace
-
 LLaDAModel::LLaDAModel(const LLaDAMeta& meta, const llada::ModelConfig& config, int threads)
-    : meta(meta), serial(next_serial()), model(config, static_cast<llada::DType>(meta.dtype), "", threads) {}
+    : meta(meta), model(config, static_cast<llada::DType>(meta.dtype), "", threads) {}
 
 namespace llada {
 
@@ -31,7 +21,11 @@ Batch::Batch(const LLaDAModel& model, const RequestArrays& a) {
   for (uint32_t r = 0; r < a.nreq; ++r) {
     const uint32_t position = a.req_pos ? a.req_pos[r] : 0;
     if (a.req_lens[r] == 0) throw std::invalid_argument(entry("req_lens", r) + ": expected at least 1, found 0");
-    check_cache(model, a, r, position);
+    KVCache* cache = a.kv_caches && a.kv_caches[r] ? &a.kv_caches[r]->cache : nullptr;
+    const int64_t cached = cache ? cache->length() : 0;
+    if (position > cached)
+      throw std::invalid_argument(entry("req_pos", r) + ": expected 0 to " + std::to_string(cached) + " (what its cache holds), found " +
+                                  std::to_string(position));
     const uint64_t end = uint64_t{position} + a.req_lens[r];
     if (end > model.meta.max_tokens)
       throw std::invalid_argument(entry("req_lens", r) + ": expected an end within the model's max_tokens (" +
@@ -39,7 +33,7 @@ Batch::Batch(const LLaDAModel& model, const RequestArrays& a) {
     sum += a.req_lens[r];
     lengths_.push_back(static_cast<int32_t>(a.req_lens[r]));
     positions_.push_back(static_cast<int32_t>(position));
-    caches_.push_back(a.kv_caches && a.kv_caches[r] ? &a.kv_caches[r]->cache : nullptr);
+    caches_.push_back(cache);
   }
   if (sum != a.ntok)
     throw std::invalid_argument("ntok: expected the sum of req_lens (" + std::to_string(sum) + "), found " + std::to_string(a.ntok));
@@ -49,18 +43,6 @@ Batch::Batch(const LLaDAModel& model, const RequestArrays& a) {
                                   std::to_string(a.tokens[i]));
     tokens_.push_back(static_cast<int32_t>(a.tokens[i]));
   }
-}
-
-void Batch::check_cache(const LLaDAModel& model, const RequestArrays& a, uint32_t r, uint32_t position) const {
-  const LLaDAKVCache* cache = a.kv_caches ? a.kv_caches[r] : nullptr;
-  if (cache && cache->model != model.serial) throw std::invalid_argument(entry("kv_caches", r) + ": belongs to another model");
-  const int64_t cached = cache ? cache->cache.length() : 0;
-  if (position > cached)
-    throw std::invalid_argument(entry("req_pos", r) + ": expected 0 to " + std::to_string(cached) + " (what its cache holds), found " +
-                                std::to_string(position));
-  for (uint32_t other = 0; cache && other < r; ++other)
-    if (a.kv_caches[other] == cache)
-      throw std::invalid_argument(entry("kv_caches", r) + ": is also that of request " + std::to_string(other));
 }
 
 std::vector<float> Batch::forward(const Model& model) const {

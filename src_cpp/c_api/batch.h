@@ -12,14 +12,12 @@ struct LLaDAModel {
   LLaDAModel(const LLaDAMeta& meta, const llada::ModelConfig& config, int threads);
 
   const LLaDAMeta meta;
-  const uint64_t serial;  // tells the models of a process apart, whose addresses may be used again
   llada::Model model;
 };
 
 struct LLaDAKVCache {
-  explicit LLaDAKVCache(const LLaDAModel& owner) : model(owner.serial), cache(owner.model) {}
+  explicit LLaDAKVCache(const LLaDAModel& owner) : cache(owner.model) {}
 
-  const uint64_t model;  // serial number
   llada::KVCache cache;
 };
 
@@ -36,7 +34,7 @@ struct RequestArrays {
 
 class Batch {
  public:
-  // Throws std::invalid_argument.
+  // Throws std::invalid_argument. That caches belong to the model and differ is for Model::forward to check.
   Batch(const LLaDAModel& model, const RequestArrays& arrays);
 
   void select(int32_t row) { rows_.push_back(row); }  // in ascending order
@@ -46,8 +44,6 @@ class Batch {
   std::vector<float> forward(const Model& model) const;
 
  private:
-  void check_cache(const LLaDAModel& model, const RequestArrays& arrays, uint32_t request, uint32_t position) const;
-
   std::vector<int32_t> tokens_, lengths_, positions_, rows_;
   std::vector<KVCache*> caches_;  // [requests], null without one
 };

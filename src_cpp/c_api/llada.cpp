@@ -37,6 +37,10 @@ struct NotFinite : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+struct NotEnoughMemory : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // ---- the last error of each thread: plain memory, so that reporting cannot fail
 
 thread_local LLaDAStatus last_status = LLADA_OK;
@@ -56,6 +60,8 @@ LLaDAStatus guarded(const Body& body) noexcept {
     return report(LLADA_OK, "");
   } catch (const std::invalid_argument& e) {
     return report(LLADA_INVALID_ARGUMENT, e.what());
+  } catch (const NotEnoughMemory& e) {
+    return report(LLADA_OUT_OF_MEMORY, e.what());
   } catch (const std::bad_alloc&) {
     return report(LLADA_OUT_OF_MEMORY, "an allocation failed");
   } catch (const std::length_error&) {  // of a standard container
@@ -145,7 +151,11 @@ void check_memory(const ModelConfig& c, DType dtype) {
                           static_cast<double>(c.vocabulary) * d * (c.tied_head ? 1 : 2);
   const double need = matrices * static_cast<double>(llada::size_of(dtype));
   const auto have = llada::available_memory();
-  if (have && need > *have) throw std::bad_alloc();
+  if (!have || need <= *have) return;
+  char message[128];
+  std::snprintf(message, sizeof message, "the weights need %.1f GiB as %s, and %.1f GiB are available", need / kGiB,
+                dtype == DType::float32 ? "float32" : "bfloat16", *have / kGiB);
+  throw NotEnoughMemory(message);
 }
 
 std::unique_ptr<LLaDAModel> new_model(const LLaDAMeta& meta, int threads) {
@@ -325,9 +335,16 @@ LLaDAKVCache* createKVCache(const LLaDAModel* model) {
   return status == LLADA_OK ? made.release() : nullptr;
 }
 
+int truncateKVCache(LLaDAKVCache* cache, uint32_t length) {
+  return guarded([&] {
+    require(cache, "cache");
+    cache->cache.truncate(length);
+  });
+}
+
 int dropKVCache(const LLaDAModel* model, LLaDAKVCache* cache) {
   return guarded([&] {
-    if (model && cache && cache->model != model->serial) throw std::invalid_argument("cache: belongs to another model");
+    if (model && cache && !cache->cache.belongs_to(model->model)) throw std::invalid_argument("cache: belongs to another model");
     delete cache;
   });
 }

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels/dispatch.h"
@@ -68,9 +69,10 @@ struct Layout {
 
 std::string entry(const char* name, int64_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
 
-// Checked before anything is written.
+// Checked before anything is written. Caches go by their name in the C interface, which leaves these checks to it.
 Layout lay_out(const RaggedBatch& batch, int64_t vocabulary, int64_t panel, uint64_t model) {
   Layout layout;
+  std::unordered_map<const KVCache*, int64_t> users;  // request of each cache
   for (int64_t r = 0; r < batch.requests; ++r) {
     const int64_t length = batch.lengths[r], position = batch.positions ? batch.positions[r] : 0;
     const KVCache* cache = batch.caches ? batch.caches[r] : nullptr;
@@ -82,10 +84,11 @@ Layout lay_out(const RaggedBatch& batch, int64_t vocabulary, int64_t panel, uint
     if (position + length > kMaxPositions)
       throw std::invalid_argument(entry("lengths", r) + ": expected an end within " + std::to_string(kMaxPositions) + " positions, found " +
                                   std::to_string(position + length));
-    if (cache && cache->impl().model != model) throw std::invalid_argument(entry("caches", r) + ": belongs to another model");
-    for (int64_t other = 0; cache && other < r; ++other)
-      if (batch.caches[other] == cache)
-        throw std::invalid_argument(entry("caches", r) + ": is also that of request " + std::to_string(other));
+    if (cache && cache->impl().model != model) throw std::invalid_argument(entry("kv_caches", r) + ": belongs to another model");
+    if (cache) {
+      const auto [user, first] = users.emplace(cache, r);
+      if (!first) throw std::invalid_argument(entry("kv_caches", r) + ": is also that of request " + std::to_string(user->second));
+    }
     layout.spans.push_back({layout.rows, length, position, std::max(cached, position + length), layout.rows, length, {}});
     for (int64_t p = position; p < position + length; ++p) layout.positions.push_back(static_cast<int32_t>(p));
     layout.rows += length;
@@ -153,7 +156,8 @@ void select_queries(const RaggedBatch& batch, Layout& layout) {
     while (taken < batch.selected && batch.rows[taken] < s.row_begin + s.rows) ++taken;
     s.queries = taken - s.query_begin;
   }
-  for (int64_t i = 0; i < batch.selected; ++i) layout.positions[static_cast<size_t>(i)] = layout.positions[static_cast<size_t>(batch.rows[i])];
+  for (int64_t i = 0; i < batch.selected; ++i)
+    layout.positions[static_cast<size_t>(i)] = layout.positions[static_cast<size_t>(batch.rows[i])];
 }
 
 // Moves the selected rows to the front; they ascend, so no row is overwritten before it moved.
@@ -255,6 +259,8 @@ KVCache::KVCache(const Model& model)
     : impl_(std::make_unique<Impl>(model.impl_->serial, model.config().layers,
                                    AttentionShape{model.config().heads, model.config().kv_heads, model.config().head_dim},
                                    model.impl_->kernels.panel)) {}
+
+bool KVCache::belongs_to(const Model& model) const { return impl_->model == model.impl_->serial; }
 
 void Model::load(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype) {
   Team team(impl_->threads, {});
