@@ -1,5 +1,5 @@
 # Mirror of include/llada and of the kernel table. Only _native cimports this file: it alone links the C++ library.
-from libc.stdint cimport int32_t, int64_t, uint16_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
 from libcpp cimport bool
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -110,11 +110,27 @@ cdef extern from "kernels/dispatch.h" namespace "llada" nogil:
         int rows, keys, head_dim
         float scale
 
+    cdef cppclass QuantizedTile:
+        const int8_t* x
+        ptrdiff_t x_stride
+        const float* x_scales
+        const int32_t* x_sums
+        ptrdiff_t x_group_stride
+        const uint8_t* w
+        const float* w_scales
+        float* c
+        ptrdiff_t c_stride
+        int rows, groups, group, accumulate
+
     cdef cppclass KernelTable:
         const char* name
         int panel
         int attention_rows
         void (*gemm_f32)(const float*, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t, int, int, int) noexcept
+        void (*gemm_u4)(const QuantizedTile&) noexcept
+        void (*gemm_u8)(const QuantizedTile&) noexcept
+        void (*unpack_u4)(const uint8_t*, uint8_t*, size_t) noexcept
+        void (*quantize_q8)(const float*, int8_t*, float*, int32_t*, int, int) noexcept
         void (*widen_bf16)(const uint16_t*, float*, size_t) noexcept
         void (*rms_norm_f32)(const float*, const float*, float*, int, float) noexcept
         void (*rope_f32)(float*, const float*, const float*, int) noexcept
@@ -127,6 +143,10 @@ cdef extern from "kernels/dispatch.h" namespace "llada" nogil:
 cdef extern from "base/team.h" namespace "llada" nogil:
     cdef cppclass Team:
         Team(int, const Interrupt&) except +llada_raise_python_error
+
+
+cdef extern from "ops/quantize.h" namespace "llada" nogil:
+    float quantize_group(const float*, int, DType, uint8_t*)
 
 
 cdef extern from "ops/linear.h" namespace "llada" nogil:

@@ -1,0 +1,266 @@
+"""Integer weights: the kernels against exact NumPy integers, packing, quantisation, layers and models."""
+import folders
+import numpy as np
+import pytest
+
+from llada_native import LLaDAForCausalLM, _native
+
+FORMATS = [("int8", 32), ("int8", 64), ("int8", 128), ("int4", 32), ("int4", 64), ("int4", 128)]
+BITS = {"int8": 8, "int4": 4}
+ZERO = {8: 128, 4: 8}
+LOWEST = {8: 1, 4: 0}  # of the codes
+HIGHEST = {8: 255, 4: 15}
+# A chain of float32 multiply-adds over g groups, each within half a unit in the last place of what it holds so far.
+EPSILON = 2.0**-24
+
+
+def operands(kernels, bits, rows, groups, group, fill="random", seed=0):
+    rng = np.random.default_rng(seed)
+    depth = groups * group
+    x = rng.integers(-127, 128, (rows, depth)).astype(np.int8)
+    w = rng.integers(LOWEST[bits], HIGHEST[bits] + 1, (depth // 4, kernels.panel, 4)).astype(np.uint8)
+    if fill == "extremes":  # the largest sums there are, of both signs
+        x[:] = np.where(np.arange(rows)[:, None] % 2, 127, -127)
+        w[:] = np.where(np.arange(kernels.panel)[:, None] % 2, HIGHEST[bits], LOWEST[bits])
+    elif fill == "zeros":
+        x[:] = 0
+    return x, w
+
+
+def exact(bits, x, w, x_scales, w_scales, group):
+    """Float64, from exact integer sums."""
+    rows, depth = x.shape
+    weight = w.transpose(0, 2, 1).reshape(depth, -1).astype(np.int64) - ZERO[bits]
+    out = np.zeros((rows, w.shape[1]))
+    for g in range(depth // group):
+        part = slice(g * group, (g + 1) * group)
+        out += (x[:, part].astype(np.int64) @ weight[part]) * x_scales[:, g, None].astype(float) * w_scales[g].astype(float)
+    return out
+
+
+@pytest.mark.parametrize("fill", ["random", "extremes", "zeros"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_integer_sums_are_exact(isa, bits, group, fill):
+    """With scales of 1 every result is an integer that float32 holds: all builds agree to the bit with NumPy's."""
+    kernels = _native.Kernels(isa)
+    for rows in range(1, 15):
+        x, w = operands(kernels, bits, rows, 3, group, fill, rows)
+        ones = np.ones((rows, 3), np.float32), np.ones((3, kernels.panel), np.float32)
+        sums = x.reshape(rows, 3, group).sum(2, dtype=np.int32)
+        c = np.full((rows, kernels.panel), 5, np.float32)
+        kernels.gemm_quantized(bits, x, ones[0], sums, w, ones[1], c)
+        wanted = exact(bits, x, w, *ones, group)
+        assert np.abs(wanted).max() < 2**24
+        assert np.array_equal(c, wanted)
+        kernels.gemm_quantized(bits, x, ones[0], sums, w, ones[1], c, True)
+        assert np.array_equal(c, 2 * wanted)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_and_groups(isa, bits):
+    kernels, rng = _native.Kernels(isa), np.random.default_rng(1)
+    x, w = operands(kernels, bits, 13, 4, 64)
+    x_scales, w_scales = rng.uniform(0.01, 2, (13, 4)).astype(np.float32), rng.normal(size=(4, kernels.panel)).astype(np.float32)
+    sums = x.reshape(13, 4, 64).sum(2, dtype=np.int32)
+    c = np.empty((13, kernels.panel), np.float32)
+    kernels.gemm_quantized(bits, x, x_scales, sums, w, w_scales, c)
+    wanted = exact(bits, x, w, x_scales, w_scales, 64)
+    size = exact(bits, np.abs(x), (np.abs(w.astype(int) - ZERO[bits]) + ZERO[bits]), x_scales, np.abs(w_scales), 64)
+    error = np.abs(c - wanted) / (size * 8 * EPSILON)  # two roundings a group
+    assert error.max() < 1, np.unravel_index(error.argmax(), error.shape)
+
+
+def test_a_row_does_not_depend_on_the_others(isa):
+    kernels, rng = _native.Kernels(isa), np.random.default_rng(2)
+    x, w = operands(kernels, 4, 29, 2, 64)
+    x_scales, w_scales = rng.random((29, 2)).astype(np.float32), rng.random((2, kernels.panel)).astype(np.float32)
+    sums = x.reshape(29, 2, 64).sum(2, dtype=np.int32)
+    together = np.empty((29, kernels.panel), np.float32)
+    kernels.gemm_quantized(4, x, x_scales, sums, w, w_scales, together)
+    for r in range(29):
+        alone = np.empty((1, kernels.panel), np.float32)
+        kernels.gemm_quantized(4, x[r:r + 1], x_scales[r:r + 1], sums[r:r + 1], w, w_scales, alone)
+        assert np.array_equal(alone[0], together[r])
+
+
+def test_unpacking(isa):
+    kernels = _native.Kernels(isa)
+    packed = np.random.default_rng(0).integers(0, 256, kernels.panel * 4 * 6).astype(np.uint8)
+    out = np.empty(2 * len(packed), np.uint8)
+    kernels.unpack_u4(packed, out)
+    pairs = packed.reshape(6, 1, kernels.panel, 4)
+    assert np.array_equal(out.reshape(6, 2, kernels.panel, 4), np.concatenate([pairs & 15, pairs >> 4], axis=1))
+
+
+@pytest.mark.parametrize("n", [1, 7, 31, 32, 33, 64, 100, 128, 300])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_activations(isa, n, group):
+    """Half a step of the scale at most, the sum of what was stored, zeros after the end."""
+    kernels, rng = _native.Kernels(isa), np.random.default_rng(n)
+    buffer = rng.normal(size=n + 1).astype(np.float32) * 3
+    x = buffer[1:]  # unaligned
+    groups = -(-n // group)
+    q, scales, sums = np.full(groups * group, 99, np.int8), np.empty(groups, np.float32), np.empty(groups, np.int32)
+    kernels.quantize_q8(x, q, scales, sums, group)
+    padded = np.zeros(groups * group, np.float32)
+    padded[:n] = x
+    wanted = np.abs(padded.reshape(groups, group)).max(1) / 127
+    np.testing.assert_allclose(scales, wanted, rtol=2e-7)
+    error = np.abs(q.reshape(groups, group) * scales[:, None].astype(float) - padded.reshape(groups, group))
+    assert (error <= scales[:, None] * 0.50001).all()
+    assert (np.abs(q.astype(int)).reshape(groups, group).max(1) == 127).all()
+    assert np.array_equal(sums, q.reshape(groups, group).sum(1, dtype=np.int32)) and not q[n:].any()
+
+
+@pytest.mark.parametrize(("value", "scale"), [(0.0, 0.0), (1e-42, 0.0), (np.nan, np.nan), (np.inf, np.nan), (-np.inf, np.nan)])
+def test_activations_that_have_no_scale(isa, value, scale):
+    """Zeros and denormals are nothing; what is not finite must be seen in the result."""
+    for where in (0, 20, 63):
+        x = np.zeros(64, np.float32) if not np.isfinite(value) else np.full(64, value, np.float32)
+        x[where] = value
+        q, scales, sums = np.full(64, 9, np.int8), np.empty(1, np.float32), np.empty(1, np.int32)
+        _native.Kernels(isa).quantize_q8(x, q, scales, sums, 64)
+        assert np.array_equal(scales, [scale], equal_nan=True) and not q.any() and sums[0] == 0
+
+
+def test_one_outlier_takes_the_group(isa):
+    x = np.full(128, 1e-3, np.float32)
+    x[77] = -1e30
+    q, scales, sums = np.empty(128, np.int8), np.empty(2, np.float32), np.empty(2, np.int32)
+    _native.Kernels(isa).quantize_q8(x, q, scales, sums, 64)
+    assert q[77] == -127 and sums[1] == -127 and (q[:64] == 127).all()
+
+
+@pytest.mark.parametrize("count", [1, 5, 32, 64, 128])
+def test_4_bit_scales_are_better_than_the_plain_one(count):
+    """Over many groups: never worse than largest / -8, and clearly better in the mean; within 2 % of an exhaustive search."""
+    rng, ours, plain, best = np.random.default_rng(count), [], [], []
+    for _ in range(60):
+        w = rng.normal(size=count).astype(np.float32)
+        codes = np.empty(count, np.uint8)
+        scale = _native.quantize_group(w, "int4", codes)
+        assert codes.max(initial=0) <= 15
+        extreme = w[np.abs(w).argmax()]
+
+        def error(s, w=w):
+            return ((w - s * np.clip(np.rint(w / s), -8, 7)) ** 2).sum()
+
+        ours.append(((w - scale * (codes.astype(int) - 8)) ** 2).sum())
+        plain.append(error(extreme / -8))
+        best.append(min(error(extreme / -d) for d in np.linspace(4, 10, 400)))
+        assert ours[-1] <= plain[-1] * (1 + 1e-5) + 1e-12
+    if count >= 32:
+        assert np.mean(ours) < 0.93 * np.mean(plain) and np.mean(ours) < 1.02 * np.mean(best)
+
+
+def test_8_bit_weights_are_within_half_a_step():
+    """Of the plain scale, and a little for the fit of the scale to its integers."""
+    w = np.random.default_rng(0).normal(size=128).astype(np.float32)
+    codes = np.empty(128, np.uint8)
+    scale = _native.quantize_group(w, "int8", codes)
+    assert codes.min() >= 1
+    assert np.abs(w - scale * (codes.astype(int) - 128)).max() < 0.6 * np.abs(w).max() / 127
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize(("value", "scale"), [(0.0, 0.0), (1e-42, 0.0), (np.nan, np.nan), (np.inf, np.nan)])
+def test_weights_that_have_no_scale(dtype, value, scale):
+    codes = np.empty(32, np.uint8)
+    assert np.array_equal(_native.quantize_group(np.full(32, value, np.float32), dtype, codes), scale, equal_nan=True)
+    assert (codes == ZERO[BITS[dtype]]).all()
+
+
+@pytest.mark.parametrize(("dtype", "group"), FORMATS)
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (33, 31), (32, 32), (40, 257), (77, 300), (96, 1100)])
+def test_layers(isa, dtype, group, shape):
+    """Odd sizes, tails of groups and panels, several blocks: against float64 with the weights and activations as quantised."""
+    rng = np.random.default_rng(shape[0])
+    weight, x = rng.normal(size=shape).astype(np.float32), rng.normal(size=(19, shape[1])).astype(np.float32)
+    layer = _native.PackedLinear(weight, dtype, isa, group)
+    held, seen, size = np.zeros(shape), np.zeros(x.shape), 0
+    for begin in range(0, shape[1], group):
+        part = slice(begin, min(begin + group, shape[1]))
+        for n in range(shape[0]):
+            codes = np.empty(part.stop - part.start, np.uint8)
+            scale = _native.quantize_group(np.ascontiguousarray(weight[n, part]), dtype, codes)
+            held[n, part] = np.float64(scale) * (codes.astype(int) - ZERO[BITS[dtype]])
+        scale = (np.abs(x[:, part]).max(1) / np.float32(127)).astype(np.float32)
+        inverse = np.float32(127) / np.abs(x[:, part]).max(1)
+        seen[:, part] = scale[:, None].astype(float) * np.rint(x[:, part] * inverse[:, None])
+    wanted, size = seen @ held.T, np.abs(seen) @ np.abs(held).T
+    groups = -(-shape[1] // group)
+    for threads in (1, 2):
+        out = np.full((19, shape[0]), np.nan, np.float32)
+        layer(x, out, threads)
+        error = np.abs(out - wanted) / (size * (2 * groups + 4) * EPSILON + 1e-30)
+        assert error.max() < 1, np.unravel_index(error.argmax(), error.shape)
+        again = out.copy()
+        layer(x, again, threads, True)
+        np.testing.assert_allclose(again, 2 * wanted, atol=float((size * (4 * groups + 8) * EPSILON).max()))
+
+
+@pytest.mark.parametrize(("dtype", "group"), FORMATS)
+def test_layer_rows_alone_and_together(isa, dtype, group):
+    rng = np.random.default_rng(3)
+    layer = _native.PackedLinear(rng.normal(size=(96, 640)).astype(np.float32), dtype, isa, group)
+    x = rng.normal(size=(23, 640)).astype(np.float32)
+    together = np.empty((23, 96), np.float32)
+    layer(x, together, 3)
+    for r in range(23):
+        alone = np.empty((1, 96), np.float32)
+        layer(np.ascontiguousarray(x[r:r + 1]), alone)
+        assert np.array_equal(alone[0], together[r])
+
+
+def test_damaged_weights_and_activations_are_seen(isa):
+    rng = np.random.default_rng(4)
+    for dtype in ("int8", "int4"):
+        weight, x = rng.normal(size=(40, 64)).astype(np.float32), rng.normal(size=(5, 64)).astype(np.float32)
+        weight[7, 40], x[2, 3] = np.nan, np.inf
+        out = np.empty((5, 40), np.float32)
+        _native.PackedLinear(weight, dtype, isa, 32)(x, out)
+        assert np.isnan(out[:, 7]).all() and np.isnan(out[2]).all()
+        assert np.isfinite(np.delete(np.delete(out, 2, 0), 7, 1)).all()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("dtype", "group", "error"), [("int8", 128, 0.05), ("int8", 32, 0.04), ("int4", 32, 0.3), ("int4", 128, 0.4)])
+def test_models(isa, tmp_path, tied, dtype, group, error):
+    """Logits near those of float32: random weights have no structure to lose, so this is the noise of rounding alone."""
+    config = folders.config(n_kv_heads=2, weight_tying=tied)
+    folders.write(tmp_path, config, folders.tensors(config))
+    exact, model = LLaDAForCausalLM(tmp_path), LLaDAForCausalLM(tmp_path, dtype=dtype, group_size=group, isa=isa)
+    ids = np.random.default_rng(0).integers(0, 55, 40)
+    wanted, found = exact.forward(ids), model.forward(ids)
+    assert 1e-4 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < error
+    threads = LLaDAForCausalLM(tmp_path, dtype=dtype, group_size=group, isa=isa, num_threads=3)
+    assert np.array_equal(model.forward(ids[:17]), threads.forward(ids[:17]))
+    batch = model.generate([ids, ids[:9], ids[5:30]], gen_length=8, block_length=4)
+    assert np.array_equal(batch.sequences[1], model.generate(ids[:9], gen_length=8, block_length=4).sequences[0])
+
+
+def test_builds_agree_on_the_weights(tmp_path):
+    """Integers and their sums are the same everywhere; only float32 roundings differ."""
+    config = folders.config()
+    folders.write(tmp_path, config, folders.tensors(config))
+    ids = np.arange(20)
+    logits = [LLaDAForCausalLM(tmp_path, dtype="int4", isa=name).forward(ids) for name, ok in _native.isas().items() if ok]
+    for other in logits[1:]:
+        assert np.abs(other - logits[0]).max() < 0.02 * np.abs(logits[0]).max()  # a rounding that tips an activation is a whole step
+
+
+def test_memory(tmp_path):
+    config = folders.config(d_model=256, n_heads=4, mlp_hidden_size=1024)
+    for dtype, group, bits in (("int8", 128, 8.25), ("int4", 128, 4.25), ("int4", 32, 5)):
+        model = LLaDAForCausalLM.random(config, dtype, group_size=group)
+        table = 64 * 256
+        matrices = model.config.matrices() - 2 * table
+        stated = matrices * bits / 8 + table * (2 + 1 + 4 / group)
+        assert abs(model.memory()["weights"] / stated - 1) < 0.01
+
+
+@pytest.mark.parametrize(("group_size", "error"), [(0, ValueError), (48, ValueError), (256, ValueError), ("32", TypeError)])
+def test_group_sizes_that_are_none(group_size, error):
+    with pytest.raises(error, match="group_size: expected one of 32, 64, 128"):
+        LLaDAForCausalLM.random(folders.config(), "int4", group_size=group_size)
