@@ -516,6 +516,7 @@ except llada_native.LladaError as e:
 """
 
 
+@pytest.mark.resident
 def test_a_config_cannot_exhaust_memory(tmp_path: Path) -> None:
     """Sixteen million layers are within the range of a dimension; a folder of 100 KB does not have them."""
     folder = good(tmp_path / "model")
