@@ -76,16 +76,21 @@ def generate(folder: str, prompt: Sequence[int], gen_length: int = 64, block_len
     return [int(i) for i in canvas[len(prompt):]]
 
 
+def token_ids(text: str) -> list[int]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"expected ids such as 1,2,3, found {text!r}")
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
-    parser.add_argument("prompt", help="token ids such as 1,2,3")
+    parser.add_argument("prompt", type=token_ids, help="token ids such as 1,2,3")
     parser.add_argument("--gen-length", type=int, default=64)
     parser.add_argument("--block-length", type=int, default=32)
     arguments = parser.parse_args()
     try:
-        prompt = [int(i) for i in arguments.prompt.split(",")]
-        print(*generate(arguments.folder, prompt, arguments.gen_length, arguments.block_length))
+        print(*generate(arguments.folder, arguments.prompt, arguments.gen_length, arguments.block_length))
     except (ValueError, RuntimeError) as e:
         raise SystemExit(f"generate_ctypes: {e}") from e
 

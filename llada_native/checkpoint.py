@@ -104,7 +104,7 @@ class Checkpoint:
         self.folder = Path(folder)
         if not os.path.isdir(self.folder):  # unlike Path.is_dir, False for names that no file can have
             kind = "a file" if os.path.exists(self.folder) else "nothing"
-            raise ModelFormatError(f"{self.folder}: expected a checkpoint folder, found {kind}")
+            raise ModelFormatError(f"{self.folder}: expected a checkpoint folder on this machine (nothing is downloaded), found {kind}")
         self.config = ModelConfig.from_dict(read_json(self._file("config.json")), str(self.folder / "config.json"))
         self.specs = {tensor_name(s): s for s in tensor_specs(self.config)}
         self.shards = self._find_shards()
@@ -138,7 +138,7 @@ class Checkpoint:
             mapped = {name for name, p in shards.items() if p == path}
             if stored != mapped:
                 raise ModelFormatError(f"{path}: does not hold the tensors that the index says: "
-                                       f"{listed('missing', mapped - stored)}{listed('not in the index', stored - mapped)}")
+                                       f"{listed(('missing', mapped - stored), ('not in the index', stored - mapped))}")
         return shards
 
     def _shard_path(self, index: Path, name: str, shard: object) -> Path:
@@ -152,7 +152,7 @@ class Checkpoint:
         missing, unexpected = set(self.specs) - names, names - set(self.specs)
         if missing or unexpected:
             raise ModelFormatError(f"{source}: tensors do not match config.json: "
-                                   f"{listed('missing', missing)}{listed('unexpected', unexpected)}")
+                                   f"{listed(('missing', missing), ('unexpected', unexpected))}")
 
     def _check_tensors(self) -> dict[str, str]:
         """Shape and dtype of every tensor, all mistakes of a folder at once."""
@@ -199,11 +199,14 @@ def open_shard(path: Path) -> Iterator[Any]:
         raise ModelFormatError(f"{path}: cannot be read: {e}") from e
 
 
-def listed(label: str, names: set[str]) -> str:
-    if not names:
-        return ""
-    some = sorted(names)[:4]
-    return f"{len(names)} {label} ({', '.join(some)}{', ...' if len(names) > 4 else ''}); "
+def listed(*kinds: tuple[str, set[str]]) -> str:
+    """The first names of each kind that has some."""
+    parts = []
+    for label, names in kinds:
+        if names:
+            some = sorted(names)[:4]
+            parts.append(f"{len(names)} {label} ({', '.join(some)}{', ...' if len(names) > 4 else ''})")
+    return "; ".join(parts)
 
 
 class RandomWeights:

@@ -15,7 +15,7 @@ from .errors import LladaError
 from .fallback import FALLBACKS
 from .loading import BACKENDS, GIB
 from .machine import available_memory, cpu_info
-from .model import LLaDAForCausalLM
+from .model import DEMO, LLaDAForCausalLM
 from .result import GenerationResult
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -79,7 +79,11 @@ def _generate(a: argparse.Namespace) -> int:
 def _read_stdin() -> str:
     if sys.stdin is None or sys.stdin.isatty():
         raise ValueError("no prompt: give one as an argument or on standard input")
-    text = sys.stdin.read().strip()
+    try:
+        text = sys.stdin.read().strip()
+        text.encode("utf-8")  # in some locales undecodable bytes come through as lone surrogates
+    except UnicodeError as e:
+        raise ValueError("standard input: expected UTF-8 text") from e
     if not text:
         raise ValueError("no prompt: standard input is empty")
     return text
@@ -98,10 +102,11 @@ def _info(a: argparse.Namespace) -> int:
                              "available_memory_gib": None if memory is None else round(memory / GIB, 1)}
     with _load(a) as model:
         c = model.config
-        facts["model"] = {"folder": str(a.model) if a.model else "demo", "architecture": c.architecture, "parameters": c.n_parameters(),
+        facts["model"] = {"folder": str(a.model or DEMO), "architecture": c.architecture, "parameters": c.n_parameters(),
                           "layers": c.n_layers, "d_model": c.d_model, "heads": c.n_heads, "kv_heads": c.n_kv_heads,
                           "mlp_hidden_size": c.mlp_hidden_size, "vocabulary": c.vocabulary,
-                          "max_sequence_length": c.max_sequence_length, "dtype": model.dtype, "backend": model.backend,
+                          "max_sequence_length": c.max_sequence_length, "dtype": model.dtype, "backend": model.backend, "isa": model.isa,
+                          "num_threads": model.num_threads,
                           "weights_mib": round(model.memory()["weights"] / (1 << 20), 1), "tokenizer": model.tokenizer is not None,
                           "chat_template": bool(model.tokenizer and model.tokenizer.chat_template)}
     if a.json:

@@ -29,7 +29,7 @@ def check_device(device: object, ndev: object) -> None:
         `device` is no `DeviceType`, not the CPU, or `ndev` is not 1.
     """
     if isinstance(device, bool) or not isinstance(device, int):
-        raise TypeError(f"device: expected a DeviceType, found {device!r}")
+        raise TypeError(f"device: expected a DeviceType, such as DeviceType.DEVICE_TYPE_CPU, found {device!r}")
     if device not in list(DeviceType):
         raise ValueError(f"device: expected a DeviceType, found {checks.shown(device)}")
     if device != DeviceType.DEVICE_TYPE_CPU:

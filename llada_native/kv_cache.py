@@ -60,8 +60,8 @@ class KVCache:
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one position. Guidance keeps a second, unconditional part of the same size."""
-        return self._open().cache.bytes_per_token
+        """Memory of one position; twice as much once guidance has made a second, unconditional part."""
+        return self._open().cache.bytes_per_token * (2 if self._unconditional else 1)
 
     @property
     def handle(self) -> int:

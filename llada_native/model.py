@@ -244,8 +244,12 @@ class LLaDAForCausalLM:
                seed: int | Sequence[int] | None = None, constraints: Any = None, **options: Any) -> Iterator[Step]:
         """The same generation as an iterator of steps. Closing it, or leaving its loop, stops the work.
 
-        ``step.text`` is the settled beginning of each answer. Arguments and errors are those of `generate`, raised at the call.
+        ``step.text`` is the settled beginning of each answer. Arguments, but for callback, verbose and fallback, and errors are those of
+        `generate`, raised at the call.
         """
+        for name in ("callback", "verbose", "fallback"):
+            if name in options:
+                raise TypeError(f"{name}: is for generate; a stream is a loop over its own steps")
         encoded, resolved, answers = self._requests(prompts, attention_mask, chat, constraints, options)
         run = self._denoising(self._backend, encoded, resolved, answers, checked_seed(seed, len(encoded)))
 
@@ -548,6 +552,11 @@ class LLaDAForCausalLM:
     def dtype(self) -> str:
         """Of the weights in memory."""
         return {"native": str(self._engine["dtype"]), "reference": "float64"}.get(self.backend, "none")
+
+    @property
+    def isa(self) -> str | None:
+        """The build of the kernels in use; None for backends without kernels."""
+        return self._backend.isa if isinstance(self._backend, _native.NativeModel) else None
 
     @property
     def num_threads(self) -> int:

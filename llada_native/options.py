@@ -1,7 +1,6 @@
 """The arguments of a generation, named, typed and checked once."""
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -118,7 +117,8 @@ class GenerationOptions:
         """
         values = named(given)
         gen_length = checks.whole_number("gen_length", values.get("gen_length", defaults.get("gen_length", DEFAULT_GEN_LENGTH)))
-        block_default = math.gcd(gen_length, defaults.get("block_length", DEFAULT_BLOCK_LENGTH))
+        longest = min(gen_length, defaults.get("block_length", DEFAULT_BLOCK_LENGTH))
+        block_default = next(b for b in range(longest, 0, -1) if gen_length % b == 0)
         block_length = checks.whole_number("block_length", values.get("block_length", block_default))
         if gen_length % block_length:
             raise ValueError(f"block_length: expected a divisor of gen_length ({gen_length}), found {block_length}; "
@@ -133,7 +133,9 @@ class GenerationOptions:
         remasking = checks.one_of("remasking", values.get("remasking", "low_confidence"), REMASKING)
         flag = values.get("confidence_eos_eot_inf", False)
         if not (isinstance(flag, str) and flag == "compat"):
-            flag = checks.boolean("confidence_eos_eot_inf", flag)
+            if not isinstance(flag, bool | np.bool_):
+                raise TypeError(f"confidence_eos_eot_inf: expected True or False, or 'compat', found {flag!r}")
+            flag = bool(flag)
         ids = {name: None if value is None else checks.token_id(name, value, vocabulary)
                for name in ("mask_id", "eos_id", "eot_id") for value in [values.get(name, defaults.get(name))]}
         suppressed = checks.token_ids("suppress_tokens", values.get("suppress_tokens", ()), vocabulary)
@@ -183,13 +185,14 @@ def checked_seed(seed: Any, prompts: int) -> int | list[int] | None:
 def named(given: Mapping[str, Any]) -> dict[str, Any]:
     """Aliases to their names; None means the default."""
     values: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
     for key, value in given.items():
         name = ALIASES.get(key, key)
         if name not in OPTION_NAMES:
             raise checks.unknown_argument(key, (*OPTION_NAMES, *ALIASES, *CALL_NAMES))
         if name in values:
-            raise TypeError(f"{name}: given twice, also as {key!r}")
-        values[name] = value
+            raise TypeError(f"{name}: given twice, as {spelled[name]!r} and as {key!r}")
+        values[name], spelled[name] = value, key
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -34,7 +34,7 @@ def encode_prompts(prompts: Any, attention_mask: Any, chat: bool | str, tokenize
     """
     if not (isinstance(chat, bool) or (isinstance(chat, str) and chat == "auto")):
         raise (ValueError if isinstance(chat, str) else TypeError)(f"chat: expected 'auto', True or False, found {chat!r}")
-    items = _items(prompts)
+    items = [] if isinstance(prompts, list | tuple) and not prompts else _items(prompts)
     if not items:
         raise ValueError("prompts: expected at least one, found none")
     if any(isinstance(item, str | list) for item in items):
@@ -93,7 +93,7 @@ def as_arrays(values: Any, name: str) -> Any:
     """An array, or a list of arrays where a list was given."""
     if isinstance(values, str | bytes):
         raise TypeError(f"{name}: expected numbers in one or two dimensions, found {type(values).__name__}")
-    if not isinstance(values, Sequence):
+    if not isinstance(values, Sequence) or isinstance(values, memoryview):
         return as_array(values, name)
     try:
         return [as_array(row, name) for row in values]
@@ -109,7 +109,7 @@ def id_rows(ids: Any, name: str) -> list[IntArray]:
     if isinstance(ids, str | bytes):
         raise TypeError(f"{name}: expected {kinds}, found {type(ids).__name__}")
     try:
-        if isinstance(ids, Sequence):
+        if isinstance(ids, Sequence) and not isinstance(ids, memoryview):
             rows: list[NDArray[Any]] = as_arrays(ids, name)
             if not any(row.ndim == 1 for row in rows):
                 rows = [np.asarray(rows)]

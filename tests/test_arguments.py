@@ -60,7 +60,8 @@ TYPES = [
     *((name, value, NUMBER)
       for name in REALS for value in ("0.5", True, [0.5], 1j, Decimal("0.5"), Fraction(1, 2), np.bool_(True))),
     *((name, value, TOKEN) for name in TOKENS for value in (1.0, "58", True, [58])),
-    *((name, value, BOOLEAN) for name in FLAGS for value in (1, 0, "yes", "True", [], np.int8(1))),
+    *((name, value, "expected True or False, or 'compat', found " if name == "confidence_eos_eot_inf" else BOOLEAN)
+      for name in FLAGS for value in (1, 0, "yes", "True", [], np.int8(1))),
     *(("remasking", value, "expected one of 'low_confidence', 'random', 'entropy', 'margin', found ")
       for value in (1, True, ["random"], b"random")),
 ]

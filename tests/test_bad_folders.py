@@ -462,7 +462,7 @@ def test_a_folder_that_is_none(make: Callable[[Path], None], kind: str, tmp_path
     make(tmp_path / "model")
     error = refusal(tmp_path / "model")
     assert type(error) is ModelFormatError
-    assert str(error) == f"{tmp_path / 'model'}: expected a checkpoint folder, found {kind}"
+    assert str(error) == f"{tmp_path / 'model'}: expected a checkpoint folder on this machine (nothing is downloaded), found {kind}"
 
 
 def test_a_folder_whose_name_is_too_long(tmp_path: Path) -> None:
@@ -516,6 +516,7 @@ except llada_native.LladaError as e:
 """
 
 
+@pytest.mark.resident
 def test_a_config_cannot_exhaust_memory(tmp_path: Path) -> None:
     """Sixteen million layers are within the range of a dimension; a folder of 100 KB does not have them."""
     folder = good(tmp_path / "model")

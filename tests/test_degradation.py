@@ -3,6 +3,7 @@ import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import folders
 import numpy as np
@@ -190,7 +191,8 @@ print(json.dumps([failed, found.backend, late.backend, [str(w.message) for w in 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")
 def test_an_allocation_that_the_system_refuses(tiny):
     """A real one: the workspace of a long prompt does not fit into the address space that is left; a short one still works."""
-    run = subprocess.run([sys.executable, "-c", REFUSED, str(tiny[0] / "config.json")], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", REFUSED, str(tiny[0] / "config.json")], capture_output=True, text=True,
+                         cwd=Path(llada_native.__file__).parents[1])
     assert run.returncode == 0, run.stderr
     failed, short, long, warned = json.loads(run.stdout.splitlines()[-1])
     assert "forward pass" in failed and "2001 rows" in failed and "refused" in failed

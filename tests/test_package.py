@@ -83,7 +83,7 @@ def test_command_info():
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [
-    (("generate", "--model", "/no/such/folder", "hi"), 1, "expected a checkpoint folder, found nothing"),
+    (("generate", "--model", "/no/such/folder", "hi"), 1, "found nothing"),
     (("generate", "--gen-length", "48", "--block-length", "32", "hi"), 1, "would do"),
     (("generate", "--temperature", "-1", "hi"), 1, "temperature"),
     (("generate",), 1, "standard input is empty"),
