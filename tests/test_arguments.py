@@ -331,7 +331,7 @@ def test_forward_logits_batch_needs_two_dimensions(model: LLaDAForCausalLM, ids:
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     *(({"dtype": dtype}, error, rf"^dtype: expected one of .*auto.*float32.*bfloat16.*, found {shown(dtype)}")
-      for dtype, error in (*dict.fromkeys(("float16", "int8", "", "Float32"), ValueError).items(),
+      for dtype, error in (*dict.fromkeys(("float16", "int3", "", "Float32"), ValueError).items(),
                            (None, TypeError), (32, TypeError), ([], TypeError), (np.float32, TypeError))),
     *(({"num_threads": threads}, ValueError, rf"^num_threads: expected 1 to 1024, found {threads}$")
       for threads in (0, -1, 1025, 1 << 40, -(1 << 40))),
