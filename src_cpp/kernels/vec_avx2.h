@@ -13,7 +13,7 @@ struct Vec {
 struct Tiling {
   static constexpr int kVectors = 2;
   static constexpr int kRows = 6;  // 6 x 2 accumulators, two weights and a broadcast: 15 of 16 registers
-  static constexpr int kIntRows = 3;  // 3 x 2 integer and 3 x 2 float accumulators, two weights and a broadcast: 15
+  static constexpr int kIntRows = 4;  // 4 x 2 sums, two weights and a broadcast; the float totals wait in memory between groups
 };
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
@@ -84,7 +84,16 @@ inline __m256i broadcast_bytes(const int8_t* p) {
 
 #ifdef LLADA_VNNI
 
-// vpdpbusd: four products of an unsigned and a signed byte added to int32, exactly.
+// vpdpbusd: four products of an unsigned and a signed byte added to int32, exactly. As an instruction and not as an intrinsic where
+// that is possible: GCC 12 copies every accumulator around the loop.
+inline void dot(__m256i& sum, __m256i weight, __m256i quad) {
+#ifdef _MSC_VER
+  sum = _mm256_dpbusd_avx_epi32(sum, weight, quad);
+#else
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(weight), "x"(quad));
+#endif
+}
+
 template <int Zero>
 struct Dot {
   using Sum = IntVec;
@@ -96,7 +105,7 @@ struct Dot {
       for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + 32 * j);
       for (int r = 0; r < Rows; ++r) {
         const __m256i quad = broadcast_bytes(x + r * x_stride + k);
-        for (int j = 0; j < Vectors; ++j) sums[r][j].v = _mm256_dpbusd_avx_epi32(sums[r][j].v, weight[j], quad);
+        for (int j = 0; j < Vectors; ++j) dot(sums[r][j].v, weight[j], quad);
       }
     }
   }
