@@ -11,8 +11,10 @@ namespace llada {
 
 namespace {
 
-// Panels that share one pass over a block of x: x [rows, kDepthBlock] stays in the second-level cache for all of them.
+// Panels that share one pass over a block of x [rows, depth block], which then stays in the second-level cache for all of them. When the
+// whole of x does, panels come one by one: their weights are then one long stream from memory.
 constexpr int64_t kPanelGroup = 8;
+constexpr int64_t kResidentBytes = 512 << 10;
 constexpr int64_t kTailRows = 64;
 
 template <class T>
@@ -28,6 +30,11 @@ struct Scratch {
 static_assert(sizeof(Scratch) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
 
 int64_t depth_block(const Product& p) { return p.weight->format().quantized() ? kQuantizedBlock : kDepthBlock; }
+
+int64_t panel_group(const Product& p) {
+  const int64_t element = p.weight->format().quantized() ? 1 : static_cast<int64_t>(sizeof(float));
+  return p.rows * p.weight->depth() * element <= kResidentBytes ? 1 : kPanelGroup;
+}
 
 // Rows [first, first + rows) times one block of one panel, added to out when accumulate.
 void block_product(const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t panel, int64_t k, int64_t first,
@@ -79,8 +86,9 @@ bool run_panels(Team& team, int thread, const KernelTable& kernels, const Produc
                 int64_t end) {
   Scratch scratch;
   const int64_t whole = std::min(end, p.channel_end / kernels.panel);  // panels with all their channels
-  for (int64_t group = begin; group < whole; group += kPanelGroup) {
-    const int64_t group_end = std::min(group + kPanelGroup, whole);
+  const int64_t panels = panel_group(p);
+  for (int64_t group = begin; group < whole; group += panels) {
+    const int64_t group_end = std::min(group + panels, whole);
     for (int64_t k = 0; k < p.weight->depth(); k += depth_block(p)) {
       for (int64_t panel = group; panel < group_end; ++panel) {
         if (team.stopped(thread)) return false;
