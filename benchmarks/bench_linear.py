@@ -89,9 +89,10 @@ class LinearError(LongCall):
         self.x, self.out = input_and_output(shape, self.rows)
 
     def track_error(self, isa, dtype, shape):
-        """Largest error against float64, over the largest output. The weights are as held: rounding to bfloat16 is left out."""
+        """Largest error against float64, over the largest output. Float weights are as held: rounding to bfloat16 is left out."""
         self.layer(self.x, self.out)
-        held = random_weight(shape)[-self.columns:].astype(dtype).astype(np.float64)
+        weight = random_weight(shape)[-self.columns:]
+        held = (weight if dtype.startswith("int") else weight.astype(dtype)).astype(np.float64)
         exact = self.x.astype(np.float64) @ held.T
         return np.abs(self.out[:, -self.columns:] - exact).max() / np.abs(exact).max()
 

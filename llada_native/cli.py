@@ -13,7 +13,7 @@ from . import __version__
 from ._sampler import REMASKING
 from .errors import LladaError
 from .fallback import FALLBACKS
-from .loading import BACKENDS, GIB
+from .loading import BACKENDS, DEFAULT_GROUP_SIZE, DTYPES, GIB, GROUP_SIZES
 from .machine import available_memory, cpu_info
 from .model import DEMO, LLaDAForCausalLM
 from .result import GenerationResult
@@ -143,8 +143,8 @@ def _selftest(a: argparse.Namespace) -> int:
 
 
 def _load(a: argparse.Namespace) -> LLaDAForCausalLM:
-    return LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, backend=a.backend, num_threads=a.num_threads, isa=a.isa,
-                                            fallback=getattr(a, "fallback", None))
+    return LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size, backend=a.backend,
+                                            num_threads=a.num_threads, isa=a.isa, fallback=getattr(a, "fallback", None))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--model", metavar="FOLDER", help="checkpoint folder; default: the demo model")
-    common.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="weights in memory (default: auto)")
+    common.add_argument("--dtype", choices=DTYPES, default="auto", help="weights in memory (default: auto)")
+    common.add_argument("--group-size", type=int, choices=GROUP_SIZES, default=DEFAULT_GROUP_SIZE,
+                        help="weights that share a scale, for int8 and int4 (default: %(default)s)")
     common.add_argument("--backend", choices=BACKENDS, default="native",
                         help="C++ engine, slow NumPy, or pseudo-logits to try the wiring")
     common.add_argument("--num-threads", type=int, metavar="N", help="default: the cores this process may use")

@@ -1,0 +1,108 @@
+"""llama.cpp and this package at LLaDA-8B's shape, two layers of random weights, in one process and in turns.
+
+    pip install llama-cpp-python gguf
+    python benchmarks/peers/compare.py --rows 32 160 512 --rounds 7
+
+Rates are those of the matrix products of a whole forward pass, in 10^9 multiplications and additions a second: the median over rounds.
+Ratios in the table are those of medians. llama.cpp runs its `llama` architecture, whose matrices are the same; it attends causally.
+"""
+from __future__ import annotations
+
+import argparse
+import ctypes
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import llama_cpp
+import numpy as np
+import synthetic_gguf
+
+import llada_native
+
+LAYERS = 2
+OPERATIONS = 2 * LAYERS * (4 * synthetic_gguf.D_MODEL**2 + 3 * synthetic_gguf.D_MODEL * synthetic_gguf.MLP)  # a row
+FORMATS = ("Q4_0", "Q4_K_M", "Q8_0", "BF16", "F16")
+OURS = (("int4", 128), ("int4", 32), ("int8", 128), ("bfloat16", 128), ("float32", 128))
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+def silent(level, text, data):
+    """llama.cpp's log."""
+
+
+def llama(path: Path, threads: int) -> Callable[[int], None]:
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.use_mmap = False
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+    settings = llama_cpp.llama_context_default_params()
+    settings.n_ctx, settings.n_batch, settings.n_ubatch = synthetic_gguf.CONTEXT, 512, 512
+    settings.n_threads = settings.n_threads_batch = threads
+    context = llama_cpp.llama_init_from_model(model, settings)
+
+    def forward(rows: int) -> None:
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+        tokens = (ctypes.c_int * rows)(*(i % synthetic_gguf.VOCABULARY for i in range(rows)))
+        if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, rows)):
+            raise RuntimeError("llama_decode failed")
+
+    return forward
+
+
+def ours(dtype: str, group_size: int, threads: int) -> Callable[[int], None]:
+    config = llada_native.ModelConfig(n_layers=LAYERS, d_model=synthetic_gguf.D_MODEL, n_heads=synthetic_gguf.HEADS,
+                                      n_kv_heads=synthetic_gguf.HEADS, mlp_hidden_size=synthetic_gguf.MLP,
+                                      vocabulary=synthetic_gguf.VOCABULARY, max_sequence_length=4096, rope_theta=5e5, rms_norm_eps=1e-5,
+                                      weight_tying=False)
+    backend = llada_native.LLaDAForCausalLM.random(config, dtype, group_size=group_size, num_threads=threads)._backend
+
+    def forward(rows: int) -> None:
+        ids = (np.arange(rows) % synthetic_gguf.VOCABULARY).astype(np.int32)
+        backend.hidden(ids, np.array([rows], np.int32), np.arange(rows, dtype=np.int32))
+
+    return forward
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[32, 160, 512])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "F16.gguf"
+        synthetic_gguf.write(source, LAYERS)
+        engines = {}
+        for name in FORMATS:
+            path = Path(folder) / f"{name}.gguf"
+            if name != "F16":
+                parameters = llama_cpp.llama_model_quantize_default_params()
+                parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")
+                if llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(), ctypes.byref(parameters)):
+                    raise RuntimeError(f"llama_model_quantize failed for {name}")
+            engines[f"llama.cpp {name}"] = llama(path, arguments.threads)
+        for dtype, group_size in OURS:
+            label = f"{dtype}, group {group_size}" if dtype.startswith("int") else dtype
+            engines[label] = ours(dtype, group_size, arguments.threads)
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    for rows in arguments.rows:
+        seconds: dict[str, list[float]] = {name: [] for name in engines}
+        for _ in range(arguments.rounds):
+            for name, forward in engines.items():
+                forward(rows)  # wakes the threads
+                start = time.perf_counter()
+                forward(rows)
+                seconds[name].append(time.perf_counter() - start)
+        for name, samples in seconds.items():
+            rates[name].append(OPERATIONS * rows / median(samples) / 1e9)
+    print("| engine | " + " | ".join(f"{rows} rows" for rows in arguments.rows) + " |\n|---|" + "---|" * len(arguments.rows))
+    for name, found in rates.items():
+        print(f"| {name} | " + " | ".join(f"{rate:.0f}" for rate in found) + " |")
+
+
+if __name__ == "__main__":
+    main()
