@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from . import __version__
+from . import __version__, checks
 from ._sampler import REMASKING
 from .errors import LladaError
 from .fallback import FALLBACKS
@@ -142,6 +142,33 @@ def _selftest(a: argparse.Namespace) -> int:
     return EXIT_OK if passed else EXIT_FAILURE
 
 
+def _bench(a: argparse.Namespace) -> int:
+    from . import bench
+
+    facts = bench.machine()
+    isa, threads = a.isa or facts["isa"], a.num_threads or facts["num_threads"]
+    found: list[dict[str, Any]] = []
+
+    def report(line: dict[str, Any]) -> None:
+        found.append(line)
+        if not a.json:
+            group = "" if line["group_size"] is None else f"group {line['group_size']}"
+            print(f"{line['dtype']:10}{group:10}{line['rows']:6}{line['gflops']:12.0f}{line['fraction_of_peak']:10.2f}"
+                  f"{line['milliseconds']:12.0f}", flush=True)
+
+    if not a.json:
+        print(f"matrix products of LLaDA-8B, kernels {isa}, {threads} threads; peak: fused multiply-adds of float32\n"
+              f"{'dtype':20}{'rows':>6}{'10^9 op/s':>12}{'of peak':>10}{'ms/forward':>12}", flush=True)
+    bench.measure(a.rows, threads, isa, report)
+    if a.json:
+        print(json.dumps({"isa": isa, "num_threads": threads, "results": found}))
+    return EXIT_OK
+
+
+def _row_count(text: str) -> int:
+    return checks.whole_number("--rows", int(text), 1, 4096)
+
+
 def _load(a: argparse.Namespace) -> LLaDAForCausalLM:
     return LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size, backend=a.backend,
                                             num_threads=a.num_threads, isa=a.isa, fallback=getattr(a, "fallback", None))
@@ -190,4 +217,11 @@ def _parser() -> argparse.ArgumentParser:
 
     selftest = commands.add_parser("selftest", parents=[common], help="check this installation: exit code 0 when all is well")
     selftest.set_defaults(run=_selftest)
+
+    bench = commands.add_parser("bench", help="speed of LLaDA-8B's matrix products on this machine, per dtype")
+    bench.add_argument("--rows", type=_row_count, nargs="+", default=[32, 160], metavar="N", help="rows of a forward (default: 32 160)")
+    bench.add_argument("--num-threads", type=int, metavar="N", help="default: the cores this process may use")
+    bench.add_argument("--isa", help="kernels to use; 'info' lists them")
+    bench.add_argument("--json", action="store_true", help="machine-readable output")
+    bench.set_defaults(run=_bench)
     return parser
