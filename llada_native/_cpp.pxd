@@ -88,7 +88,8 @@ cdef extern from "llada/model.h" namespace "llada" nogil:
         KVCache* const* caches
 
     cdef cppclass Model:
-        Model(const ModelConfig&, WeightFormat, const string&, int) except +llada_raise_python_error
+        Model(const ModelConfig&, WeightFormat, const string&, int, const string&, const string&) except +llada_raise_python_error
+        void save(const string&, const string&) except +llada_raise_python_error
         void load(Tensor, int64_t, int64_t, int64_t, const void*, DType) except +llada_raise_python_error
         void forward(const RaggedBatch&, float*, const Interrupt&) except +llada_raise_python_error
         void head(const float*, int64_t, int64_t, int64_t, float*, const Interrupt&) except +llada_raise_python_error
@@ -157,6 +158,7 @@ cdef extern from "ops/linear.h" namespace "llada" nogil:
     cdef cppclass Linear:
         Linear()
         Linear(int64_t, int64_t, WeightFormat, const KernelTable&) except +llada_raise_python_error
+        void allocate() except +llada_raise_python_error
         void load(Team&, int64_t, int64_t, const void*, DType) except +llada_raise_python_error
         int64_t bytes()
 

@@ -7,6 +7,7 @@ from libcpp.vector cimport vector
 from llada_native cimport _cpp as cpp
 
 import atexit
+import os
 import time
 
 import numpy as np
@@ -105,7 +106,7 @@ cdef class NativeModel:
     cdef readonly str dtype
     cdef readonly str name
 
-    def __cinit__(self, config, str dtype, int num_threads, str isa="", int group=128):
+    def __cinit__(self, config, str dtype, int num_threads, str isa="", int group=128, str packed_file="", str tag=""):
         cdef cpp.ModelConfig c
         c.layers, c.d_model, c.heads, c.kv_heads = config.n_layers, config.d_model, config.n_heads, config.n_kv_heads
         c.head_dim, c.mlp_hidden, c.vocabulary = config.head_dim, config.mlp_hidden_size, config.vocabulary
@@ -114,7 +115,7 @@ cdef class NativeModel:
             raise ValueError(f"dtype: expected 'float32', 'bfloat16', 'int8' or 'int4', found {dtype!r}")
         cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)
         try:
-            self.model.reset(new cpp.Model(c, format[0], isa.encode(), num_threads))
+            self.model.reset(new cpp.Model(c, format[0], isa.encode(), num_threads, os.fsencode(packed_file), tag.encode()))
         finally:
             del format
         self.config, self.dtype, self.name = config, dtype, "native"
@@ -123,6 +124,18 @@ cdef class NativeModel:
         if self.closing or self.model.get() == NULL:
             raise ValueError("the model is closed")
         return self.model.get()
+
+    def save(self, str path, str tag):
+        """Write all weights as they lie in memory; ``NativeModel(..., packed_file=path, tag=tag)`` maps them."""
+        cdef cpp.Model* model
+        cdef string where = os.fsencode(path), name = tag.encode()
+        self.enter()
+        try:
+            model = self.get()
+            with nogil:
+                model.save(where, name)
+        finally:
+            self.leave()
 
     def load(self, str tensor, int64_t layer, int64_t row_begin, array):
         """Store rows [row_begin, row_begin + len(array)) of a matrix, or a whole vector."""
@@ -348,6 +361,7 @@ cdef class PackedLinear:
         cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)
         try:
             self.weight.reset(new cpp.Linear(self.shape[0], self.shape[1], format[0], self.kernels[0]))
+            self.weight.get().allocate()
         finally:
             del format
         bits, code = as_bits(weight, "weight")

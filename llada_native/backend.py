@@ -85,6 +85,15 @@ class TensorSource(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
+    @property
+    def name(self) -> str:
+        """Where the weights lie."""
+        ...
+
+    def fingerprint(self) -> list[Any]:
+        """Changes when the weights do, as far as that can be seen without reading all of them."""
+        ...
+
     def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
         """Every tensor in slices of rows: (tensor, first row, rows), float32, float16 or bfloat16."""
         ...

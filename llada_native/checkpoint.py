@@ -5,6 +5,7 @@ truncation. This module adds what only the configuration knows: which tensors th
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -29,6 +30,7 @@ LAYER_NAMES = {
     "mlp_norm": "ff_norm", "gate_proj": "ff_proj", "up_proj": "up_proj", "down_proj": "ff_out",
 }
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+SAMPLE_BYTES = 1 << 20  # of a shard, at either end
 SLICE_BYTES = 64 << 20  # what a load holds beside the packed weights
 LARGEST_JSON = 64 << 20
 
@@ -172,6 +174,22 @@ class Checkpoint:
                                    + ("; ..." if len(wrong) > 8 else ""))
         return dtypes
 
+    @property
+    def name(self) -> str:
+        return str(self.folder.resolve())
+
+    def fingerprint(self) -> list[Any]:
+        """Name, size, time of change and a hash of the beginning and the end of every shard."""
+        found = []
+        for path in sorted(set(self.shards.values())):
+            status = path.stat()
+            with path.open("rb") as f:
+                sample = f.read(SAMPLE_BYTES)
+                f.seek(max(0, status.st_size - SAMPLE_BYTES))
+                sample += f.read()
+            found.append([path.name, status.st_size, status.st_mtime_ns, hashlib.sha256(sample).hexdigest()])
+        return found
+
     def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
         """Every tensor in slices of rows. A shard is reopened for each, so that no more than one slice of it stays mapped."""
         for name, spec in self.specs.items():
@@ -217,6 +235,10 @@ class RandomWeights:
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         self.config, self.seed = config, seed
+        self.name = f"random-{seed}"
+
+    def fingerprint(self) -> list[Any]:
+        return ["random", self.seed]
 
     def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
         specs = tensor_specs(self.config)

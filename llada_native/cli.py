@@ -171,7 +171,8 @@ def _row_count(text: str) -> int:
 
 def _load(a: argparse.Namespace) -> LLaDAForCausalLM:
     return LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size, backend=a.backend,
-                                            num_threads=a.num_threads, isa=a.isa, fallback=getattr(a, "fallback", None))
+                                            num_threads=a.num_threads, isa=a.isa, cache_dir=a.cache_dir,
+                                            fallback=getattr(a, "fallback", None))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="C++ engine, slow NumPy, or pseudo-logits to try the wiring")
     common.add_argument("--num-threads", type=int, metavar="N", help="default: the cores this process may use")
     common.add_argument("--isa", help="kernels to use; 'info' lists them")
+    common.add_argument("--cache-dir", metavar="FOLDER", help="keep packed weights here: later loads map them")
     common.add_argument("--json", action="store_true", help="machine-readable output")
 
     generate = commands.add_parser("generate", parents=[common], help="answer prompts", epilog=EPILOG,

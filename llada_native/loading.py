@@ -1,10 +1,12 @@
 """From a folder or a configuration to a backend with its weights, and the defaults that a checkpoint states."""
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import _native, checks
+from . import _native, checks, packed
 from .backend import Backend, TensorSource
 from .checkpoint import read_json
 from .config import ModelConfig
@@ -46,7 +48,8 @@ def weight_bytes(config: ModelConfig, dtype: str, group_size: int) -> int:
     return int(linear * ((0.5 if dtype == "int4" else 1) + scales) + table * ((1 + scales) + (0 if config.weight_tying else 2)))
 
 
-def load_backend(source: TensorSource, backend: str, dtype: str, group_size: int, num_threads: int | None, isa: str | None) -> Backend:
+def load_backend(source: TensorSource, backend: str, dtype: str, group_size: int, num_threads: int | None, isa: str | None,
+                 cache_dir: Path | None = None) -> Backend:
     """A backend with its weights.
 
     Raises
@@ -59,7 +62,7 @@ def load_backend(source: TensorSource, backend: str, dtype: str, group_size: int
     if backend == "native":
         if isa is not None:
             checks.one_of("isa", isa, _native.isas())
-        return _load_native(source, dtype, group_size, default_threads() if num_threads is None else num_threads, isa or "")
+        return _load_native(source, dtype, group_size, default_threads() if num_threads is None else num_threads, isa or "", cache_dir)
     if backend == "reference":
         from .reference import ReferenceModel
 
@@ -69,14 +72,30 @@ def load_backend(source: TensorSource, backend: str, dtype: str, group_size: int
     return PlaceholderModel(source.config)
 
 
-def _load_native(source: TensorSource, dtype: str, group_size: int, threads: int, isa: str) -> _native.NativeModel:
+def _load_native(source: TensorSource, dtype: str, group_size: int, threads: int, isa: str, cache_dir: Path | None) -> _native.NativeModel:
+    """Maps packed weights when there are some that fit; packs them otherwise, and keeps them when there is a place for them."""
+    build = partial(_native.NativeModel, source.config, dtype, threads, isa, group_size)
+    if cache_dir is None:
+        return _pack(source, dtype, group_size, build)
+    kernels = isa or _native.active_isa()
+    path, tag = packed.file_of(source, cache_dir, dtype, group_size, kernels), packed.tag_of(source, dtype, group_size, kernels)
+    model = packed.load(path, tag, build)
+    if model is not None:
+        return model
+    model = _pack(source, dtype, group_size, build)
+    if packed.save(path, tag, model):
+        return packed.load(path, tag, build) or model
+    return model
+
+
+def _pack(source: TensorSource, dtype: str, group_size: int, build: Callable[[], _native.NativeModel]) -> _native.NativeModel:
     need = weight_bytes(source.config, dtype, group_size)
     have = available_memory()
     if have is not None and need > have:
         raise ModelMemoryError(f"the weights need {need / GIB:.1f} GiB as {dtype}, and {have / GIB:.1f} GiB are available"
                                + ("; dtype='int4' takes a quarter of bfloat16" if dtype != "int4" else ""))
     try:
-        model = _native.NativeModel(source.config, dtype, threads, isa, group_size)
+        model = build()
         for spec, begin, rows in source.slices():
             model.load(spec.role, spec.layer, begin, rows)
     except MemoryError as e:
@@ -90,6 +109,10 @@ class ConfigOnly:
     def __init__(self, folder: Path) -> None:
         path = folder / "config.json"
         self.config = ModelConfig.from_dict(read_json(path), str(path))
+        self.name = str(folder)
+
+    def fingerprint(self) -> list[Any]:
+        return []
 
     def slices(self) -> Any:
         raise ModelFormatError("this model was opened without its weights")

@@ -59,6 +59,9 @@ class LLaDAForCausalLM:
         A build of the kernels from `cpu_info`; default the fastest, or LLADA_ISA.
     fallback : {None, "reference", "placeholder"}
         What to go on with, after a RuntimeWarning, when the C++ engine cannot be set up. None raises.
+    cache_dir : path, optional
+        Folder for packed weights: the first load writes a file there, later ones map it, at once and shared between processes. None packs
+        at every load.
 
     Raises
     ------
@@ -77,7 +80,8 @@ class LLaDAForCausalLM:
 
     def __init__(self, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
                  max_tokens: int | None = None, *, dtype: str = "auto", group_size: int = DEFAULT_GROUP_SIZE, backend: str = "native",
-                 num_threads: int | None = None, isa: str | None = None, fallback: str | None = None) -> None:
+                 num_threads: int | None = None, isa: str | None = None, fallback: str | None = None,
+                 cache_dir: str | Path | None = None) -> None:
         if model_dir_path is not None and not isinstance(model_dir_path, str | Path):
             raise TypeError(f"model_dir_path: expected a folder's path, found {model_dir_path!r}")
         check_device(device, ndev)
@@ -94,7 +98,7 @@ class LLaDAForCausalLM:
         self._recipe: tuple[Any, ...] = ("from_pretrained", model_dir_path)
         self._set_up(source, tokenizer, generation_defaults(folder, source.config, tokenizer), max_tokens,
                      {"dtype": dtype, "group_size": group_size, "backend": backend, "num_threads": num_threads, "isa": isa,
-                      "fallback": fallback})
+                      "fallback": fallback, "cache_dir": cache_dir})
 
     @classmethod
     def from_pretrained(cls, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
@@ -106,7 +110,7 @@ class LLaDAForCausalLM:
     def random(cls, config: ModelConfig | dict[str, Any], dtype: str = "bfloat16", seed: int = 0, *,
                group_size: int = DEFAULT_GROUP_SIZE, backend: str = "native",
                max_tokens: int | None = None, num_threads: int | None = None, isa: str | None = None,
-               fallback: str | None = None) -> LLaDAForCausalLM:
+               fallback: str | None = None, cache_dir: str | Path | None = None) -> LLaDAForCausalLM:
         """A model of any shape with random weights and no tokenizer, for benchmarks without a download.
 
         Parameters
@@ -127,7 +131,7 @@ class LLaDAForCausalLM:
         model._recipe = ("random", config, seed)
         model._set_up(RandomWeights(config, seed), None, token_defaults(config, None, None), max_tokens,
                       {"dtype": dtype, "group_size": group_size, "backend": backend, "num_threads": num_threads, "isa": isa,
-                      "fallback": fallback})
+                      "fallback": fallback, "cache_dir": cache_dir})
         return model
 
     def _set_up(self, source: TensorSource, tokenizer: Tokenizer | None, defaults: dict[str, Any], max_tokens: int | None,
@@ -140,11 +144,13 @@ class LLaDAForCausalLM:
         self._substitutes: dict[str, Backend] = {}
         self._lock = threading.Lock()  # of the substitutes
         self._idle_denoisers: list[Denoiser] = []  # with buffers of earlier rounds
-        fallback = engine["fallback"]
+        fallback, cache_dir = engine["fallback"], engine["cache_dir"]
+        if cache_dir is not None and not isinstance(cache_dir, str | Path):
+            raise TypeError(f"cache_dir: expected a folder's path, found {cache_dir!r}")
         arguments = engine["dtype"], engine["group_size"], engine["num_threads"], engine["isa"]
         self._backend: Backend
         try:
-            self._backend = load_backend(source, engine["backend"], *arguments)
+            self._backend = load_backend(source, engine["backend"], *arguments, None if cache_dir is None else Path(cache_dir))
         except (LladaError, MemoryError, RuntimeError, ValueError) as e:
             if fallback is None or engine["backend"] != "native" or isinstance(e, ModelFormatError):
                 raise

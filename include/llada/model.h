@@ -59,13 +59,20 @@ class Model {
  public:
   // `isa` is empty for active_isa(). Matrices are held as float32, bfloat16, int8 or int4; with integers the embedding is bfloat16 and
   // the head int8.
-  Model(const ModelConfig& config, WeightFormat weights, const std::string& isa, int threads);
+  // With `packed_file`, the weights are mapped from a file that `save` wrote under the same tag, read-only and shared between processes;
+  // std::invalid_argument says that it is another.
+  Model(const ModelConfig& config, WeightFormat weights, const std::string& isa, int threads, const std::string& packed_file = "",
+        const std::string& tag = "");
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
   // Stores rows [row_begin, row_begin + rows) of a matrix, or a whole vector with rows = its length. Row-major, any alignment.
   void load(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype);
+
+  // All weights as they lie in memory. The layout is that of the instruction set, which `tag` has to name, beside the configuration, the
+  // format and whatever tells the weights apart.
+  void save(const std::string& path, const std::string& tag) const;
 
   // hidden[selected, d_model]: the final-norm output of the selected rows.
   void forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt) const;

@@ -1,4 +1,4 @@
-// Owned, cache-line aligned, uninitialised memory.
+// Cache-line aligned memory, owned and uninitialised, or a view of someone else's.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +23,14 @@ class AlignedArray {
   explicit AlignedArray(int64_t size)
       : data_(size > 0 ? static_cast<T*>(aligned_bytes(static_cast<size_t>(size) * sizeof(T))) : nullptr), size_(size) {}
 
+  // Memory of someone else, who outlives the array and does not expect it to be written.
+  static AlignedArray view(const void* data, int64_t size) {
+    AlignedArray array;
+    array.data_ = std::unique_ptr<T, Free>(static_cast<T*>(const_cast<void*>(data)), Free{false});
+    array.size_ = size;
+    return array;
+  }
+
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
   T& operator[](int64_t i) { return data_.get()[i]; }
@@ -31,7 +39,10 @@ class AlignedArray {
 
  private:
   struct Free {
-    void operator()(T* bytes) const noexcept { free_aligned_bytes(bytes); }
+    bool owned = true;
+    void operator()(T* bytes) const noexcept {
+      if (owned) free_aligned_bytes(bytes);
+    }
   };
   std::unique_ptr<T, Free> data_;
   int64_t size_ = 0;

@@ -247,10 +247,16 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
   caches.close();
 }
 
-Model::Model(const ModelConfig& config, WeightFormat weights, const std::string& isa, int threads)
+Model::Model(const ModelConfig& config, WeightFormat weights, const std::string& isa, int threads, const std::string& packed_file,
+             const std::string& tag)
     : impl_(std::make_unique<Impl>(config, weights, isa, threads)) {
   if (weights.dtype == DType::float16)
     throw std::invalid_argument("weights: expected float32, bfloat16, int8 or int4, found float16");
+  if (packed_file.empty()) {
+    impl_->weights.allocate();
+  } else {
+    impl_->weights.map(packed_file, tag);
+  }
 }
 
 Model::~Model() = default;
@@ -262,7 +268,10 @@ KVCache::KVCache(const Model& model)
 
 bool KVCache::belongs_to(const Model& model) const { return impl_->model == model.impl_->serial; }
 
+void Model::save(const std::string& path, const std::string& tag) const { impl_->weights.save(path, tag); }
+
 void Model::load(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype) {
+  if (impl_->weights.file) throw std::invalid_argument("mapped weights cannot be changed");
   Team team(impl_->threads, {});
   impl_->weights.load(team, tensor, layer, row_begin, rows, data, dtype);
 }

@@ -1,13 +1,20 @@
 #include "model/weights.h"
 
+#include <cstring>
+#include <fstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <utility>
 
 #include "ops/convert.h"
 
 namespace llada {
 
 namespace {
+
+constexpr char kMagic[8] = {'L', 'L', 'A', 'D', 'A', 'P', 'K', '1'};
+constexpr int64_t kPage = 4096, kLine = 64;
 
 [[noreturn]] void does_not_fit(int64_t begin, int64_t rows, int64_t have) {
   throw std::invalid_argument("rows " + std::to_string(begin) + " to " + std::to_string(begin + rows) + " of a tensor that has " +
@@ -30,25 +37,97 @@ void load_matrix(Team& team, Linear& matrix, int64_t begin, int64_t rows, const 
 
 }  // namespace
 
-Weights::Weights(const ModelConfig& c, WeightFormat format, const KernelTable& kernels) : tied(c.tied_head) {
+Weights::Weights(const ModelConfig& c, WeightFormat format, const KernelTable& kernels) : tied(c.tied_head), d_model_(c.d_model) {
   const int64_t q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
   if (!tied) embedding = Embedding(c.vocabulary, c.d_model, format.quantized() ? DType::bfloat16 : format.dtype);
   for (int64_t i = 0; i < c.layers; ++i) {
     LayerWeights layer;
-    layer.attn_norm = AlignedArray<float>(c.d_model);
     layer.q_proj = Linear(q_width, c.d_model, format, kernels);
     layer.k_proj = Linear(kv_width, c.d_model, format, kernels);
     layer.v_proj = Linear(kv_width, c.d_model, format, kernels);
     layer.o_proj = Linear(c.d_model, q_width, format, kernels);
-    layer.mlp_norm = AlignedArray<float>(c.d_model);
     layer.gate_proj = Linear(c.mlp_hidden, c.d_model, format, kernels);
     layer.up_proj = Linear(c.mlp_hidden, c.d_model, format, kernels);
     layer.down_proj = Linear(c.d_model, c.mlp_hidden, format, kernels);
     layers.push_back(std::move(layer));
   }
-  final_norm = AlignedArray<float>(c.d_model);
   // The head decides between tokens: it keeps 8 bits.
   head = Linear(c.vocabulary, c.d_model, format.quantized() ? WeightFormat(DType::int8, format.group) : format, kernels);
+}
+
+template <class F>
+void Weights::visit(const F& f) {
+  const int64_t norm = d_model_ * static_cast<int64_t>(sizeof(float));
+  if (!tied) embedding.visit(f);
+  for (LayerWeights& l : layers) {
+    f(l.attn_norm, norm);
+    f(l.mlp_norm, norm);
+    for (Linear* m : {&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj}) m->visit(f);
+  }
+  f(final_norm, norm);
+  head.visit(f);
+}
+
+void Weights::allocate() {
+  if (!tied) embedding.allocate();
+  for (LayerWeights& l : layers) {
+    l.attn_norm = AlignedArray<float>(d_model_);
+    l.mlp_norm = AlignedArray<float>(d_model_);
+    for (Linear* m : {&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj}) m->allocate();
+  }
+  final_norm = AlignedArray<float>(d_model_);
+  head.allocate();
+}
+
+// A file: magic, length of the tag, tag; then, each at a multiple of kPage or kLine, the arrays; the magic again. The end is written
+// last, so a file without it was not finished.
+void Weights::save(const std::string& path, const std::string& tag) {
+  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  const uint64_t length = tag.size();
+  out.write(kMagic, sizeof kMagic);
+  out.write(reinterpret_cast<const char*>(&length), sizeof length);
+  out.write(tag.data(), static_cast<std::streamsize>(length));
+  int64_t at = static_cast<int64_t>(sizeof kMagic + sizeof length + length);
+  const auto pad = [&](int64_t multiple) {
+    static const char zeros[kPage] = {};
+    const int64_t next = round_up(at, multiple);
+    out.write(zeros, next - at);
+    at = next;
+  };
+  pad(kPage);
+  visit([&](const auto& array, int64_t bytes) {
+    out.write(reinterpret_cast<const char*>(array.data()), bytes);
+    at += bytes;
+    pad(kLine);
+  });
+  out.write(kMagic, sizeof kMagic);
+  out.close();
+  if (!out) throw std::runtime_error(path + ": cannot be written");
+}
+
+void Weights::map(const std::string& path, const std::string& tag) {
+  auto mapped = std::make_unique<MappedFile>(path);
+  const char* data = mapped->data();
+  const int64_t size = mapped->size();
+  uint64_t length = 0;
+  int64_t at = static_cast<int64_t>(sizeof kMagic + sizeof length);
+  if (size < at || std::memcmp(data, kMagic, sizeof kMagic) != 0) throw std::invalid_argument(path + ": is no file of packed weights");
+  std::memcpy(&length, data + sizeof kMagic, sizeof length);
+  if (length != tag.size() || size < at + static_cast<int64_t>(length) || std::memcmp(data + at, tag.data(), length) != 0)
+    throw std::invalid_argument(path + ": was packed from other weights, or for another build of the kernels");
+  const int64_t begin = round_up(at + static_cast<int64_t>(length), kPage);
+  int64_t end = begin;
+  visit([&](const auto&, int64_t bytes) { end += round_up(bytes, kLine); });
+  if (size != end + static_cast<int64_t>(sizeof kMagic) || std::memcmp(data + end, kMagic, sizeof kMagic) != 0)
+    throw std::invalid_argument(path + ": is not whole: expected " + std::to_string(end + static_cast<int64_t>(sizeof kMagic)) +
+                                " bytes, found " + std::to_string(size));
+  at = begin;
+  visit([&](auto& array, int64_t bytes) {
+    using Array = std::remove_reference_t<decltype(array)>;
+    array = Array::view(data + at, bytes / static_cast<int64_t>(sizeof(array[0])));
+    at += round_up(bytes, kLine);
+  });
+  file = std::move(mapped);
 }
 
 void Weights::load(Team& team, Tensor tensor, int64_t layer, int64_t begin, int64_t rows, const void* data, DType dtype) {

@@ -127,16 +127,23 @@ Linear::Linear(int64_t channels, int64_t depth, WeightFormat format, const Kerne
       kernels_(&kernels) {
   if (format.quantized() && format.group != 32 && format.group != 64 && format.group != 128)
     throw std::invalid_argument("group: expected 32, 64 or 128, found " + std::to_string(format.group));
-  const int64_t elements = panels_ * panel_ * (format.quantized() ? groups_ * format.group : depth);
-  if (format.quantized()) {
-    data_ = AlignedArray<char>(format.dtype == DType::int4 ? elements / 2 : elements);
+}
+
+int64_t Linear::data_bytes() const {
+  const int64_t elements = panels_ * panel_ * (format_.quantized() ? groups_ * format_.group : depth_);
+  if (format_.dtype == DType::int4) return elements / 2;
+  return format_.dtype == DType::int8 ? elements : elements * size_of(format_.dtype);
+}
+
+void Linear::allocate() {
+  data_ = AlignedArray<char>(data_bytes());
+  if (format_.quantized()) {
     scales_ = AlignedArray<float>(panels_ * groups_ * panel_);
     std::memset(scales_.data(), 0, static_cast<size_t>(scales_.size()) * sizeof(float));
-    std::memset(data_.data(), format.dtype == DType::int4 ? 0x88 : 128, static_cast<size_t>(data_.size()));
+    std::memset(data_.data(), format_.dtype == DType::int4 ? 0x88 : 128, static_cast<size_t>(data_.size()));
     return;
   }
-  data_ = AlignedArray<char>(elements * size_of(format.dtype));
-  const int64_t last = (panels_ - 1) * panel_ * depth_ * size_of(format.dtype);
+  const int64_t last = (panels_ - 1) * panel_ * depth_ * size_of(format_.dtype);
   std::memset(data_.data() + last, 0, static_cast<size_t>(data_.size() - last));
 }
 

@@ -22,6 +22,16 @@ class Linear {
   Linear() = default;
   Linear(int64_t channels, int64_t depth, WeightFormat format, const KernelTable& kernels);
 
+  // Memory for the weights, zero where there are none.
+  void allocate();
+
+  // Calls f with each array and the bytes that it has or will have, in an order that never changes.
+  template <class F>
+  void visit(const F& f) {
+    f(data_, data_bytes());
+    if (format_.quantized()) f(scales_, panels_ * groups_ * panel_ * static_cast<int64_t>(sizeof(float)));
+  }
+
   // Packs, and quantises, rows [row_begin, row_begin + rows) of the matrix.
   void load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype);
 
@@ -42,6 +52,7 @@ class Linear {
   const float* scales(int64_t panel, int64_t group) const { return scales_.data() + (panel * groups_ + group) * panel_; }
 
  private:
+  int64_t data_bytes() const;
   void load_quantized(int64_t channel, const void* data, DType dtype, int64_t source_row, std::vector<float>& row);
 
   int64_t channels_ = 0, depth_ = 0, panels_ = 0, panel_ = 0, groups_ = 0;

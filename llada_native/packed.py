@@ -1,0 +1,68 @@
+"""Packed weights in a file: written by the first load, mapped read-only by later ones, so that processes share one copy.
+
+Nothing in such a file is trusted to fit: it is used only when it names the same weights, configuration, format and kernels, and has
+exactly the size that those ask for. Its numbers are weights, and cannot do more harm than wrong weights.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from . import _native
+from .backend import TensorSource
+from .errors import EngineError
+
+logger = logging.getLogger("llada_native")
+
+PACKED_FORMAT = 1  # of the layout in memory; to be raised when a kernel's layout changes
+
+
+def tag_of(source: TensorSource, dtype: str, group_size: int, isa: str) -> str:
+    """What a file of packed weights must have been made from and for."""
+    return json.dumps({"format": PACKED_FORMAT, "isa": isa, "dtype": dtype, "group_size": group_size, "config": asdict(source.config),
+                       "weights": source.fingerprint()}, sort_keys=True)
+
+
+def file_of(source: TensorSource, folder: Path, dtype: str, group_size: int, isa: str) -> Path:
+    """One file for each checkpoint, format and kernels; a stale one is replaced."""
+    place = hashlib.sha256(source.name.encode()).hexdigest()[:8]
+    return folder / f"{Path(source.name).name}-{place}-{isa}-{dtype}-{group_size}.llada"
+
+
+def load(path: Path, tag: str, build: Callable[..., _native.NativeModel]) -> _native.NativeModel | None:
+    """The model of a packed file; None when there is none that fits."""
+    if not path.is_file():
+        return None
+    try:
+        return build(packed_file=str(path), tag=tag)
+    except (EngineError, ValueError) as e:
+        logger.info("packed weights are made anew: %s", e)
+        return None
+
+
+def save(path: Path, tag: str, model: _native.NativeModel) -> bool:
+    """Write packed weights under another name, then put them in place: readers see the old file or the new one, whole."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(prefix=path.stem, suffix=".unfinished", dir=path.parent)
+        os.close(handle)
+    except OSError as e:
+        logger.warning("packed weights are not kept: %s", e)
+        return False
+    try:
+        model.save(unfinished, tag)
+        os.replace(unfinished, path)
+    except (EngineError, OSError) as e:
+        logger.warning("packed weights are not kept: %s", e)
+        os.unlink(unfinished)
+        return False
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+    return True
