@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -48,21 +48,18 @@ def load(path: Path, tag: str, build: Callable[..., _native.NativeModel]) -> _na
 
 def save(path: Path, tag: str, model: _native.NativeModel) -> bool:
     """Write packed weights under another name, then put them in place: readers see the old file or the new one, whole."""
+    unfinished = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(prefix=path.stem, suffix=".unfinished", dir=path.parent)
-        os.close(handle)
     except OSError as e:
         logger.warning("packed weights are not kept: %s", e)
         return False
     try:
-        model.save(unfinished, tag)
+        model.save(str(unfinished), tag)
         os.replace(unfinished, path)
     except (EngineError, OSError) as e:
         logger.warning("packed weights are not kept: %s", e)
-        os.unlink(unfinished)
         return False
-    except BaseException:
-        os.unlink(unfinished)
-        raise
+    finally:
+        unfinished.unlink(missing_ok=True)
     return True
