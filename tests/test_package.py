@@ -127,3 +127,18 @@ def test_kernel_objects_export_one_symbol(tmp_path):
         symbols = subprocess.run(["nm", "-C", built], capture_output=True, text=True, check=True).stdout
         defined = [line for line in symbols.splitlines() if re.search(r" [A-TV-Zu-w] ", line)]
         assert len(defined) == 1 and "Kernels" in defined[0], defined
+
+
+def test_bench_prints_a_line_for_each_format(monkeypatch, capsys):
+    """With shapes of a toy: the command, not the machine, is tested here."""
+    import json
+
+    from llada_native import bench, cli
+
+    monkeypatch.setattr(bench, "SHAPES", {(64, 64): 4, (96, 64): 2, (64, 96): 1})
+    monkeypatch.setattr(bench, "SECONDS", 0.001)
+    assert cli.main(["bench", "--rows", "1", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert len(found) == 2 * len(bench.FORMATS) and all(line["gflops"] > 0 for line in found)
+    assert cli.main(["bench", "--rows", "3"]) == 0
+    assert capsys.readouterr().out.count("\n") == 2 + len(bench.FORMATS)
