@@ -173,7 +173,7 @@ class LLaDAForCausalLM:
         c, engine = self.config, self._engine
         return {"architecture": c.architecture, "layers": c.n_layers, "d_model": c.d_model, "heads": c.n_heads, "kv_heads": c.n_kv_heads,
                 "mlp_hidden_size": c.mlp_hidden_size, "vocabulary": c.vocabulary, "dtype": engine["dtype"],
-                "isa": engine["isa"] or "default", "num_threads": engine["num_threads"] or "default"}
+                "group_size": engine["group_size"], "isa": engine["isa"] or "default", "num_threads": engine["num_threads"] or "default"}
 
     # ---- generation
 

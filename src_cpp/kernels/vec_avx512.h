@@ -59,95 +59,37 @@ inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
   return _mm512_reduce_add_epi32(totals);
 }
 
-inline __m512i load_bytes(const void* p) { return _mm512_loadu_si512(p); }
-
-// Four bytes of x in every channel.
-inline __m512i broadcast_bytes(const int8_t* p) {
-  int32_t quad;
-  __builtin_memcpy(&quad, p, 4);
-  return _mm512_set1_epi32(quad);
-}
+inline IntVec splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline IntVec load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 
 #ifdef LLADA_VNNI
 
 // vpdpbusd: four products of an unsigned and a signed byte added to int32, exactly. As an instruction and not as an intrinsic where
 // that is possible: GCC 12 copies every accumulator around the loop, two moves for each vpdpbusd (631 against 864 GOP/s).
-inline void dot(__m512i& sum, __m512i weight, __m512i quad) {
+inline void add_dot(IntVec& sum, IntVec weight, IntVec quad) {
 #ifdef _MSC_VER
-  sum = _mm512_dpbusd_epi32(sum, weight, quad);
+  sum.v = _mm512_dpbusd_epi32(sum.v, weight.v, quad.v);
 #else
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weight), "v"(quad));
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(weight.v), "v"(quad.v));
 #endif
 }
 
-template <int Zero>
-struct Dot {
-  using Sum = IntVec;
-  static Sum start(int32_t x_sum) { return {_mm512_set1_epi32(-Zero * x_sum)}; }
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
-    for (int k = 0; k < depth; k += 4, w += 64 * Vectors) {
-      __m512i weight[Vectors];
-      for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + 64 * j);
-      for (int r = 0; r < Rows; ++r) {
-        const __m512i quad = broadcast_bytes(x + r * x_stride + k);
-        for (int j = 0; j < Vectors; ++j) dot(sums[r][j].v, weight[j], quad);
-      }
-    }
-  }
-};
-using Dot4 = Dot<8>;
-using Dot8 = Dot<128>;
-
 #else
 
-// vpmaddubsw adds two products into int16. With 4-bit weights a pair is at most 2 * 15 * 127 = 3810, so eight pairs fit before
-// vpmaddwd widens them.
-struct Dot4 {
-  using Sum = IntVec;
-  static Sum start(int32_t x_sum) { return {_mm512_set1_epi32(-8 * x_sum)}; }
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
-    for (int begin = 0; begin < depth; begin += 32) {
-      __m512i pairs[Rows][Vectors];
-      for (int r = 0; r < Rows; ++r)
-        for (int j = 0; j < Vectors; ++j) pairs[r][j] = _mm512_setzero_si512();
-      for (int k = begin; k < begin + 32; k += 4, w += 64 * Vectors) {
-        __m512i weight[Vectors];
-        for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + 64 * j);
-        for (int r = 0; r < Rows; ++r) {
-          const __m512i quad = broadcast_bytes(x + r * x_stride + k);
-          for (int j = 0; j < Vectors; ++j) pairs[r][j] = _mm512_add_epi16(pairs[r][j], _mm512_maddubs_epi16(weight[j], quad));
-        }
-      }
-      for (int r = 0; r < Rows; ++r)
-        for (int j = 0; j < Vectors; ++j)
-          sums[r][j].v = _mm512_add_epi32(sums[r][j].v, _mm512_madd_epi16(pairs[r][j], _mm512_set1_epi16(1)));
-    }
-  }
-};
-
-// 8-bit weights as magnitude and sign, the sign moved to x: a pair is at most 2 * 127 * 127 = 32258, which int16 holds.
-struct Dot8 {
-  using Sum = IntVec;
-  static Sum start(int32_t) { return {_mm512_setzero_si512()}; }
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
-    const __m512i offset = _mm512_set1_epi8(-128), ones = _mm512_set1_epi16(1);
-    for (int k = 0; k < depth; k += 4, w += 64 * Vectors) {
-      for (int j = 0; j < Vectors; ++j) {
-        const __m512i weight = _mm512_xor_si512(load_bytes(w + 64 * j), offset), magnitude = _mm512_abs_epi8(weight);
-        const __mmask64 negative = _mm512_movepi8_mask(weight);
-        for (int r = 0; r < Rows; ++r) {
-          const __m512i quad = broadcast_bytes(x + r * x_stride + k);
-          const __m512i turned = _mm512_mask_sub_epi8(quad, negative, _mm512_setzero_si512(), quad);
-          sums[r][j].v = _mm512_add_epi32(sums[r][j].v, _mm512_madd_epi16(_mm512_maddubs_epi16(magnitude, turned), ones));
-        }
-      }
-    }
-  }
-};
+inline IntVec add32(IntVec a, IntVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline IntVec add16(IntVec a, IntVec b) { return {_mm512_add_epi16(a.v, b.v)}; }
+// Two products of an unsigned and a signed byte, added in int16.
+inline IntVec pair_products(IntVec weight, IntVec quad) { return {_mm512_maddubs_epi16(weight.v, quad.v)}; }
+inline IntVec widen_pairs(IntVec a) { return {_mm512_madd_epi16(a.v, _mm512_set1_epi16(1))}; }
+inline IntVec centre(IntVec weight) { return {_mm512_xor_si512(weight.v, _mm512_set1_epi8(-128))}; }  // zero point 128 to signed bytes
+inline IntVec magnitude(IntVec a) { return {_mm512_abs_epi8(a.v)}; }
+// a, negated where b is negative.
+inline IntVec turn(IntVec a, IntVec b) {
+  return {_mm512_mask_sub_epi8(a.v, _mm512_movepi8_mask(b.v), _mm512_setzero_si512(), a.v)};
+}
 
 #endif
 
 }  // namespace
+
+#include "kernels/dot-inl.h"

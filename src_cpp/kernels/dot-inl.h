@@ -1,0 +1,84 @@
+// Dot4 and Dot8: products of 8-bit activations with 4-bit and 8-bit weights, exact in int32, over the integer vectors of a vec_*.h of x86.
+// Weights are [depth / 4][panel][4] bytes, so that a 32-bit lane is a channel.
+#pragma once
+
+namespace {
+
+constexpr int kVectorBytes = Vec::kLanes * 4;
+
+// Four bytes of x in every channel.
+inline IntVec broadcast_bytes(const int8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, 4);
+  return splat(quad);
+}
+
+#ifdef LLADA_VNNI
+
+template <int Zero>
+struct Dot {
+  using Sum = IntVec;
+  static Sum start(int32_t x_sum) { return splat(-Zero * x_sum); }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    for (int k = 0; k < depth; k += 4, w += kVectorBytes * Vectors) {
+      IntVec weight[Vectors];
+      for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + kVectorBytes * j);
+      for (int r = 0; r < Rows; ++r) {
+        const IntVec quad = broadcast_bytes(x + r * x_stride + k);
+        for (int j = 0; j < Vectors; ++j) add_dot(sums[r][j], weight[j], quad);
+      }
+    }
+  }
+};
+using Dot4 = Dot<8>;
+using Dot8 = Dot<128>;
+
+#else
+
+// vpmaddubsw adds two products into int16. With 4-bit weights a pair is at most 2 * 15 * 127 = 3810, so eight pairs fit before
+// vpmaddwd widens them.
+struct Dot4 {
+  using Sum = IntVec;
+  static Sum start(int32_t x_sum) { return splat(-8 * x_sum); }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    for (int begin = 0; begin < depth; begin += 32) {
+      IntVec pairs[Rows][Vectors];
+      for (int r = 0; r < Rows; ++r)
+        for (int j = 0; j < Vectors; ++j) pairs[r][j] = splat(0);
+      for (int k = begin; k < begin + 32; k += 4, w += kVectorBytes * Vectors) {
+        IntVec weight[Vectors];
+        for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + kVectorBytes * j);
+        for (int r = 0; r < Rows; ++r) {
+          const IntVec quad = broadcast_bytes(x + r * x_stride + k);
+          for (int j = 0; j < Vectors; ++j) pairs[r][j] = add16(pairs[r][j], pair_products(weight[j], quad));
+        }
+      }
+      for (int r = 0; r < Rows; ++r)
+        for (int j = 0; j < Vectors; ++j) sums[r][j] = add32(sums[r][j], widen_pairs(pairs[r][j]));
+    }
+  }
+};
+
+// 8-bit weights as magnitude and sign, the sign moved to x: a pair is at most 2 * 127 * 127 = 32258, which int16 holds.
+struct Dot8 {
+  using Sum = IntVec;
+  static Sum start(int32_t) { return splat(0); }
+  template <int Rows, int Vectors>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    for (int k = 0; k < depth; k += 4, w += kVectorBytes * Vectors) {
+      for (int j = 0; j < Vectors; ++j) {
+        const IntVec weight = centre(load_bytes(w + kVectorBytes * j)), size = magnitude(weight);
+        for (int r = 0; r < Rows; ++r) {
+          const IntVec quad = turn(broadcast_bytes(x + r * x_stride + k), weight);
+          sums[r][j] = add32(sums[r][j], widen_pairs(pair_products(size, quad)));
+        }
+      }
+    }
+  }
+};
+
+#endif
+
+}  // namespace
