@@ -49,7 +49,8 @@ def torch(weight: Floats, threads: int) -> Layers:
         if engine not in t.backends.quantized.supported_engines:
             continue
         t.backends.quantized.engine = engine  # read when weights are packed
-        with warnings.catch_warnings(action="ignore"):  # deprecated in favour of another package, which has no such layer for CPUs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated in favour of a package that these benchmarks do without
             quantised = t.ao.quantization.quantize_dynamic(t.nn.Sequential(module), {t.nn.Linear}, dtype=t.qint8)
         layers[f"torch int8 {engine}"] = lambda x, quantised=quantised: inferred(quantised, t.from_numpy(x))  # type: ignore[misc]
     return layers
