@@ -9,7 +9,7 @@ import ml_dtypes  # noqa: F401  (teaches NumPy the name bfloat16)
 import numpy as np
 from numpy.typing import NDArray
 
-from llada_native import ModelConfig, _native, bench, cpu_info
+from llada_native import ModelConfig, _native, cpu_info
 
 LLADA_8B = ModelConfig(n_layers=32, d_model=4096, n_heads=32, n_kv_heads=32, mlp_hidden_size=12288, vocabulary=126464,
                        max_sequence_length=4096, rope_theta=5e5, rms_norm_eps=1e-5, weight_tying=False)
@@ -99,7 +99,7 @@ def peak_gflops(isa: str) -> float:
 
     The operands never leave the registers, so no product of float32 matrices on one core is faster; integer products may be.
     """
-    return _native.peak_gflops(isa) if hasattr(_native, "peak_gflops") else bench.peak(isa)
+    return _native.peak_gflops(isa)
 
 
 @cache

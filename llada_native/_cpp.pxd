@@ -137,6 +137,7 @@ cdef extern from "kernels/dispatch.h" namespace "llada" nogil:
         int panel
         int attention_rows
         void (*gemm_f32)(const FloatTile&) noexcept
+        int64_t (*multiply_add)(int64_t, float*) noexcept
         void (*gemm_u4)(const QuantizedTile&) noexcept
         void (*gemm_u8)(const QuantizedTile&) noexcept
         void (*unpack_u4)(const uint8_t*, uint8_t*, size_t) noexcept

@@ -31,18 +31,10 @@ def seconds_of(call: Callable[[], object]) -> float:
     return median(samples)
 
 
-def peak(isa: str) -> float:
-    """GFLOP/s of one core when weights stay in its first-level cache: a measure of fused multiply-adds at the clock of this moment."""
-    kernels = _native.Kernels(isa)
-    a, w = np.ones((480, 256), np.float32), np.ones((256, kernels.panel), np.float32)
-    c = np.ones((480, kernels.panel), np.float32)
-    return 2e-9 * a.size * kernels.panel / seconds_of(lambda: kernels.gemm_f32(a, w, c))
-
-
 def measure(rows: list[int], threads: int, isa: str, report: Callable[[dict[str, Any]], None]) -> None:
     """Rate and time of a whole forward's products for every format; `report` hears each as it is known."""
     values = np.random.default_rng(0).standard_normal(1_000_003, np.float32)
-    best = peak(isa) * threads
+    best = _native.peak_gflops(isa) * threads
     for dtype, group_size in FORMATS:
         layers = {shape: _native.PackedLinear(np.resize(values, shape), dtype, isa, group_size) for shape in SHAPES}
         for n in rows:

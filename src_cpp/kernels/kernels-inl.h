@@ -95,6 +95,18 @@ void gemm_f32(const FloatTile& tile) {
                                    [&](auto count, int first, const Ahead& ahead) { gemm_tile<count.value>(tile, first, ahead); });
 }
 
+int64_t multiply_add(int64_t rounds, float* sink) {
+  constexpr int kChains = 10;  // the latency of a multiply-add is 4 or 5 cycles, two start in each
+  Vec acc[kChains];
+  for (int i = 0; i < kChains; ++i) acc[i] = load(sink);
+  const Vec factor = load(sink);
+  for (int64_t n = 0; n < rounds; ++n)
+    for (int i = 0; i < kChains; ++i) acc[i] = fma(acc[i], factor, factor);
+  for (int i = 1; i < kChains; ++i) acc[0] = add(acc[0], acc[i]);
+  store(sink, acc[0]);
+  return rounds * kChains * Vec::kLanes * 2;
+}
+
 void widen_bf16(const uint16_t* x, float* out, size_t n) {
   size_t i = 0;
   for (; i + Vec::kLanes <= n; i += Vec::kLanes) store(out + i, load_bf16(x + i));

@@ -89,6 +89,10 @@ struct KernelTable {
 
   void (*gemm_f32)(const FloatTile& tile);
 
+  // Float multiply-adds in registers, as many at once as a tile of gemm_f32 has: what no product is faster than. Returns the
+  // operations done in `rounds`; their results go to sink[kMaxPanel].
+  int64_t (*multiply_add)(int64_t rounds, float* sink);
+
   // 4-bit and 8-bit weights.
   void (*gemm_u4)(const QuantizedTile& tile);
   void (*gemm_u8)(const QuantizedTile& tile);
