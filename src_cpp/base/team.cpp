@@ -19,6 +19,9 @@ namespace {
 constexpr auto kPollInterval = std::chrono::milliseconds(10);
 // About 50 microseconds of spinning before a waiting thread offers its core to others.
 constexpr int kSpins = 2048;
+// A worker whose Team has ended polls so long before it sleeps: the next Team of a decoding step, after the sampler's turn, finds it
+// awake. Waking a sleeping thread takes 10 to 30 microseconds, and milliseconds where the system starts it on a busy core.
+constexpr auto kLinger = std::chrono::microseconds(500);
 
 void relax(int& spins) {
   if (++spins > kSpins) {
@@ -68,15 +71,19 @@ void Pool::work(int thread, uint64_t seen) {
       wake.wait(lock, [&] { return thread < team; });
     }
     int spins = 0;
-    while (spinning.load(std::memory_order_acquire)) {
+    auto last_busy = std::chrono::steady_clock::now();
+    for (;;) {
       const uint64_t now = region.load(std::memory_order_acquire);
       if (now == seen) {
         relax(spins);
+        const auto clock = std::chrono::steady_clock::now();
+        if (spinning.load(std::memory_order_acquire)) last_busy = clock;
+        if (clock - last_busy > kLinger) break;
         continue;
       }
       seen = now;
+      if (thread >= static_cast<int>(now & 0xffff)) break;
       spins = 0;
-      if (thread >= static_cast<int>(now & 0xffff)) continue;
       try {
         entry(body, thread);
       } catch (...) {
