@@ -82,6 +82,15 @@ struct QuantizedTile {
   Ahead ahead;
 };
 
+// The largest logit of a row, the lowest index where it stands (-1 when nothing is above -inf), the second largest (the same again when two
+// are equal), and whether there is a NaN.
+struct Extremes {
+  float most;
+  float second;
+  int32_t index;
+  int32_t nan;
+};
+
 struct KernelTable {
   const char* name;
   int panel;           // output channels of a weight panel
@@ -119,6 +128,11 @@ struct KernelTable {
   // Softmax attention without a score matrix: running maximum and sum over blocks of keys (Milakov & Gimelshein,
   // arXiv:1805.02867).
   void (*attention_f32)(const AttentionTile& tile);
+
+  // Of logits x[n], the same bits in every build.
+  void (*extremes)(const float* x, int n, Extremes* out);
+  // total = sum of exp(x - shift), moment = sum of exp(x - shift) (x - shift), for x <= shift, in float64; -inf counts for nothing.
+  void (*softmax_sums)(const float* x, int n, double shift, double* total, double* moment);
 };
 
 // Builds of the table; the x86 ones exist in x86-64 libraries only.
