@@ -39,6 +39,9 @@ void gemm_tile(const float* a, ptrdiff_t a_stride, const float* w, ptrdiff_t w_s
       for (int j = 0; j < kVectors; ++j) acc[r][j] = fma(x, weight[j], acc[r][j]);
     }
   }
+#ifdef __aarch64__  // while a loop over acc is left, here of four vectors a row, GCC 12 stores the accumulators at every depth
+#pragma GCC unroll 6
+#endif
   for (int r = 0; r < Rows; ++r) {
     for (int j = 0; j < kVectors; ++j) {
       float* p = c + r * c_stride + j * Vec::kLanes;

@@ -96,11 +96,13 @@ struct KernelTable {
   void (*attention_f32)(const AttentionTile& tile);
 };
 
-// Builds of the table; the x86 ones exist in x86-64 libraries only.
+// Builds of the table; those of an architecture exist in its libraries only.
 extern const KernelTable kScalarKernels;
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
+extern const KernelTable kNeonKernels;
+extern const KernelTable kNeonDotKernels;
 
 }  // namespace llada
