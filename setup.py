@@ -14,6 +14,7 @@ from setuptools.command.build_py import build_py
 
 MSVC = sys.platform == "win32"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
+ARM = platform.machine().lower() in ("aarch64", "arm64") and not MSVC
 DEBUG = os.environ.get("LLADA_DEBUG") == "1"
 EXTRA = os.environ.get("LLADA_CXXFLAGS", "").split()  # for sanitizers and -Werror
 
@@ -24,13 +25,15 @@ CFLAGS = (["/O2", "/std:c++17", "/EHsc"] if MSVC else
 # Headers of GCC 12 warn about their own undefined-value intrinsics (GCC bug 105593).
 AVX512 = ["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c",
           "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-# name: (gcc and clang flags, msvc flags, x86 only)
+# name: (gcc and clang flags, msvc flags, whether this machine's architecture has it)
 ISAS = {
-    "scalar": ([], [], False),
-    "avx2": (["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"], True),
-    "avxvnni": (["-mavx2", "-mfma", "-mf16c", "-mavxvnni"], ["/arch:AVX2"], True),
-    "avx512": (AVX512, ["/arch:AVX512"], True),
-    "avx512vnni": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"], True),
+    "scalar": ([], [], True),
+    "avx2": (["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"], X86),
+    "avxvnni": (["-mavx2", "-mfma", "-mf16c", "-mavxvnni"], ["/arch:AVX2"], X86),
+    "avx512": (AVX512, ["/arch:AVX512"], X86),
+    "avx512vnni": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"], X86),
+    "neon": ([], [], ARM),
+    "neondot": (["-march=armv8.2-a+dotprod"], [], ARM),
 }
 INCLUDE = ["include", "src_cpp"]
 C_HEADER = "include/llada/llada.h"
@@ -48,10 +51,11 @@ def library(name, sources, flags=(), macros=()):
 
 def libraries():
     """The core first, then the kernels that it refers to: the linker resolves names from left to right."""
-    isas = {name: msvc if MSVC else gcc for name, (gcc, msvc, x86_only) in ISAS.items() if X86 or not x86_only}
+    isas = {name: msvc if MSVC else gcc for name, (gcc, msvc, here) in ISAS.items() if here}
+    macros = [(name, "1") for name, here in (("LLADA_X86_KERNELS", X86), ("LLADA_ARM_KERNELS", ARM)) if here]
     kernels = set(glob("src_cpp/kernels/kernels_*.cpp"))
     core = [f for f in glob("src_cpp/**/*.cpp", recursive=True) if f not in kernels | {C_INTERFACE}]
-    return [library("llada_core", core, macros=[("LLADA_X86_KERNELS", "1")] if X86 else []),
+    return [library("llada_core", core, macros=macros),
             *(library(f"llada_{name}", [f"src_cpp/kernels/kernels_{name}.cpp"], flags) for name, flags in isas.items())]
 
 

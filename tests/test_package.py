@@ -120,7 +120,8 @@ def test_kernel_objects_export_one_symbol(tmp_path):
         if not llada_native.cpu_info()["isas"].get(isa, False):
             continue
         avx2, avx512 = ["-mavx2", "-mfma", "-mf16c"], ["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-        flags = {"avx2": avx2, "avxvnni": [*avx2, "-mavxvnni"], "avx512": avx512, "avx512vnni": [*avx512, "-mavx512vnni"]}
+        flags = {"avx2": avx2, "avxvnni": [*avx2, "-mavxvnni"], "avx512": avx512, "avx512vnni": [*avx512, "-mavx512vnni"],
+                 "neondot": ["-march=armv8.2-a+dotprod"]}
         built = tmp_path / f"{isa}.o"
         subprocess.run(["g++", "-std=c++17", "-O3", "-w", "-ffp-contract=off", *flags.get(isa, []), f"-I{ROOT}/src_cpp", "-c", source, "-o",
                         built], check=True)

@@ -9,6 +9,10 @@
 #include <cpuid.h>
 #endif
 #define LLADA_X86 1
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace llada {
@@ -60,6 +64,26 @@ CpuFeatures detect() {
              bit(seven.ebx, 31);
   f.avx512_vnni = f.avx512 && bit(seven.ecx, 11);
   f.avx_vnni = f.avx2_fma_f16c && seven.eax >= 1 && bit(cpuid(7, 1).eax, 4);
+  return f;
+}
+
+#elif defined(__aarch64__) && defined(__linux__)
+
+CpuFeatures detect() {
+  // HWCAP_ASIMDDP of Linux, arch/arm64/include/uapi/asm/hwcap.h; the C libraries of older systems do not name it.
+  constexpr unsigned long kDotProduct = 1ul << 20;
+  CpuFeatures f;
+  f.dotprod = getauxval(AT_HWCAP) & kDotProduct;
+  return f;
+}
+
+#elif defined(__aarch64__) && defined(__APPLE__)
+
+CpuFeatures detect() {
+  CpuFeatures f;
+  int value = 0;
+  size_t size = sizeof value;
+  f.dotprod = sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0) == 0 && value != 0;
   return f;
 }
 

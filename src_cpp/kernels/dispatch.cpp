@@ -24,6 +24,10 @@ std::vector<Build> builds() {
   all.push_back({&kAvx512Kernels, cpu_features().avx512});
   all.push_back({&kAvx512VnniKernels, cpu_features().avx512_vnni});
 #endif
+#ifdef LLADA_ARM_KERNELS
+  all.push_back({&kNeonKernels, true});  // a part of aarch64
+  all.push_back({&kNeonDotKernels, cpu_features().dotprod});
+#endif
   return all;
 }
 

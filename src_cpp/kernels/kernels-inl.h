@@ -46,6 +46,9 @@ void gemm_tile(const FloatTile& t, int first, Ahead ahead) {
       for (int j = 0; j < kVectors; ++j) acc[r][j] = fma(x, weight[j], acc[r][j]);
     }
   }
+#ifdef __aarch64__  // while a loop over acc is left, here of four vectors a row, GCC 12 stores the accumulators at every depth
+#pragma GCC unroll 6
+#endif
   for (int r = 0; r < Rows; ++r) {
     for (int j = 0; j < kVectors; ++j) {
       float* p = c + r * t.c_stride + j * Vec::kLanes;

@@ -135,11 +135,13 @@ struct KernelTable {
   void (*softmax_sums)(const float* x, int n, double shift, double* total, double* moment);
 };
 
-// Builds of the table; the x86 ones exist in x86-64 libraries only.
+// Builds of the table; those of an architecture exist in its libraries only.
 extern const KernelTable kScalarKernels;
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
+extern const KernelTable kNeonKernels;
+extern const KernelTable kNeonDotKernels;
 
 }  // namespace llada
