@@ -20,8 +20,8 @@ EXTRA = os.environ.get("LLADA_CXXFLAGS", "").split()  # for sanitizers and -Werr
 
 # Baseline flags. Contraction is off so that float arithmetic is what the source says on every platform.
 CFLAGS = (["/O2", "/std:c++17", "/EHsc"] if MSVC else
-          ["-O3", "-std=c++17", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-lto",
-           "-g0"]) + EXTRA
+          ["-O3", "-std=c++17", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno",
+           "-fno-trapping-math", "-fno-lto", "-g0"]) + EXTRA
 # Headers of GCC 12 warn about their own undefined-value intrinsics (GCC bug 105593).
 AVX512 = ["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c",
           "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
