@@ -113,14 +113,12 @@ def shared_library(archives):
 def extensions():
     names = [name for name, _ in libraries()]
     macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
-    c_flags = [] if MSVC else ["-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unused-parameter",
-                               "-Wno-cast-function-type", *EXTRA]
+    flags = [*CFLAGS, *([] if MSVC else ["-Wno-unused-parameter", "-Wno-cast-function-type", "-Wno-ignored-qualifiers"])]
     return cythonize(
         [Extension("llada_native._native", ["llada_native/_native.pyx"], language="c++", include_dirs=INCLUDE, libraries=names,
-                   extra_compile_args=[*CFLAGS, *([] if MSVC else ["-Wno-unused-parameter", "-Wno-cast-function-type"])],
-                   extra_link_args=EXTRA, depends=HEADERS + SOURCES),
-         Extension("llada_native._sampler", ["llada_native/_sampler.pyx"], include_dirs=[numpy.get_include()], define_macros=macros,
-                   extra_compile_args=c_flags, extra_link_args=EXTRA)],
+                   extra_compile_args=flags, extra_link_args=EXTRA, depends=HEADERS + SOURCES),
+         Extension("llada_native._sampler", ["llada_native/_sampler.pyx"], language="c++", include_dirs=[numpy.get_include(), *INCLUDE],
+                   define_macros=macros, extra_compile_args=flags, extra_link_args=EXTRA, depends=HEADERS)],
         build_dir="build/cython",
         compiler_directives={"language_level": 3, "boundscheck": DEBUG, "wraparound": False, "initializedcheck": DEBUG,
                              "cdivision": True, "embedsignature": True})

@@ -1,4 +1,4 @@
-# Mirror of include/llada and of the kernel table. Only _native cimports this file: it alone links the C++ library.
+# Mirror of include/llada and of the kernel table. Only _native links the C++ library; _sampler calls kernels of a table that it hands over.
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
 from libcpp cimport bool
 from libcpp.string cimport string
@@ -132,6 +132,10 @@ cdef extern from "kernels/dispatch.h" namespace "llada" nogil:
         ptrdiff_t c_stride
         int rows, groups, group, accumulate
 
+    cdef cppclass Extremes:
+        float most, second
+        int32_t index, nan
+
     cdef cppclass KernelTable:
         const char* name
         int panel
@@ -147,6 +151,8 @@ cdef extern from "kernels/dispatch.h" namespace "llada" nogil:
         void (*rope_f32)(float*, const float*, const float*, int) noexcept
         void (*silu_mul_f32)(float*, const float*, int) noexcept
         void (*attention_f32)(const AttentionTile&) noexcept
+        void (*extremes)(const float*, int, Extremes*) noexcept nogil
+        void (*softmax_sums)(const float*, int, double, double*, double*) noexcept nogil
 
     const KernelTable& kernels_for(const string&) except +llada_raise_python_error
 

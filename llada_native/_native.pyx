@@ -1,4 +1,5 @@
 """The door to the C++ library: owns every C++ pointer, checks arguments, releases the GIL, makes one call."""
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uintptr_t
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
@@ -390,6 +391,16 @@ cdef class PackedLinear:
             cpp.linear(team.get()[0], self.kernels[0], self.quantized, products)
 
 
+def kernel_table():
+    """A capsule of the active build's kernels, for _sampler; of the scalar ones where LLADA_ISA names a build that cannot run."""
+    cdef string name
+    try:
+        name = cpp.active_isa()
+    except ValueError:
+        name = b"scalar"
+    return PyCapsule_New(<void*> &cpp.kernels_for(name), "llada.KernelTable", NULL)
+
+
 def peak_gflops(str isa):
     """
     The peak of one core in float32 multiply-adds with the vectors of a build, in GFLOP/s: the best of 20 runs of a loop that touches
@@ -444,6 +455,18 @@ cdef class Kernels:
         tile.c, tile.c_stride, tile.rows, tile.accumulate = &c[0, 0], c.shape[1], x.shape[0], accumulate
         tile.groups, tile.group = x_scales.shape[0], x.shape[1] // x_scales.shape[0]
         (self.table.gemm_u4 if bits == 4 else self.table.gemm_u8)(tile)
+
+    def extremes(self, const float[::1] x):
+        """The largest of x, its lowest index, the second largest, whether there is a NaN."""
+        cdef cpp.Extremes found
+        self.table.extremes(&x[0], x.shape[0], &found)
+        return found.most, found.index, found.second, bool(found.nan)
+
+    def softmax_sums(self, const float[::1] x, double shift):
+        """Sums of exp(x - shift) and of exp(x - shift) (x - shift)."""
+        cdef double total, moment
+        self.table.softmax_sums(&x[0], x.shape[0], shift, &total, &moment)
+        return total, moment
 
     def unpack_u4(self, const uint8_t[::1] packed, uint8_t[::1] out):
         self.table.unpack_u4(&packed[0], &out[0], packed.shape[0])

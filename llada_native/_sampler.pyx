@@ -12,12 +12,17 @@ L are the logits after guidance and repetition penalty; suppressed tokens are -i
 before the softmax. top-k and top-p leave out tokens of N, never of the softmax; they need a whole row in one tile.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, exp, log
-from libc.stdint cimport int32_t
+from libc.math cimport INFINITY, NAN, exp, log
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 from numpy.random cimport bitgen_t
 
+from llada_native cimport _cpp as cpp
+
 import numpy as np
+
+from llada_native import _native
 
 REMASKING = ("low_confidence", "random", "entropy", "margin")
 
@@ -126,6 +131,10 @@ cdef class RowSampler:
     cdef double[::1] moment       # [rows] sum of exp(L - maximum) (L - maximum)
     cdef int[::1] heap            # tokens of a row by their likelihood, for top-k and top-p
     cdef bint scoring             # tokens are given, not drawn
+    cdef const cpp.KernelTable* kernels
+
+    def __cinit__(self):
+        self.kernels = <const cpp.KernelTable*> PyCapsule_GetPointer(_native.kernel_table(), "llada.KernelTable")
 
     def __dealloc__(self):
         free(self.row_rules)
@@ -219,11 +228,20 @@ cdef class RowSampler:
 
     cdef void draw(self, int r, const rule_t* rule, const float* logits, int first, int n) noexcept nogil:
         cdef int i
-        cdef double best = self.score[r], noisy
+        cdef double best = self.score[r], noisy, u
+        cdef cpp.Extremes found
+        if rule.temperature == 0:
+            self.kernels.extremes(logits, n, &found)
+            if found.most > best:
+                self.score[r] = found.most
+                self.logit[r] = found.most
+                self.token[r] = first + found.index
+            return
         for i in range(n):
-            noisy = logits[i]
-            if rule.temperature > 0:
-                noisy -= rule.temperature * log(-log(rule.generator.next_double(rule.generator.state)))
+            u = rule.generator.next_double(rule.generator.state)
+            if logits[i] + rule.temperature * most_noise(u) <= best:
+                continue
+            noisy = logits[i] - rule.temperature * log(-log(u))
             if noisy > best:
                 best = noisy
                 self.token[r] = first + i
@@ -272,41 +290,23 @@ cdef class RowSampler:
 
     cdef void normalise(self, int r, const rule_t* rule, const float* logits, int n) noexcept nogil:
         """Add a tile to the statistics of the softmax."""
-        cdef int i
-        cdef double most = -INFINITY, total = 0, shift
-        for i in range(n):
-            if logits[i] != logits[i]:
-                total = logits[i]  # NaN, for `finish` to find
-            most = max(most, <double> logits[i])
-        if rule.remasking == MARGIN:
-            self.rank(r, logits, n)
-        if most > self.maximum[r]:
-            if self.maximum[r] > -INFINITY:
-                shift = self.maximum[r] - most
+        cdef double total, moment, shift, most = self.maximum[r]
+        cdef cpp.Extremes found
+        self.kernels.extremes(logits, n, &found)
+        if found.nan or found.most == INFINITY:
+            self.total[r] = NAN  # for `finish` to find
+            return
+        self.second[r] = max(min(most, <double> found.most), max(self.second[r], <double> found.second))
+        if found.most > most:
+            if most > -INFINITY:
+                shift = most - found.most
                 self.moment[r] = (self.moment[r] + shift * self.total[r]) * exp(shift)
                 self.total[r] *= exp(shift)
-            self.maximum[r] = most
+            self.maximum[r] = found.most
         if self.maximum[r] > -INFINITY:
-            for i in range(n):
-                total += exp(logits[i] - self.maximum[r])
-            if rule.remasking == ENTROPY:
-                for i in range(n):
-                    shift = logits[i] - self.maximum[r]
-                    if shift > -INFINITY:
-                        self.moment[r] += exp(shift) * shift
-        self.total[r] += total
-
-    cdef void rank(self, int r, const float* logits, int n) noexcept nogil:
-        """Keep the second largest logit so far; `maximum` is still that of the tiles before."""
-        cdef int i
-        cdef double one = self.maximum[r], two = self.second[r]
-        for i in range(n):
-            if logits[i] > one:
-                two = one
-                one = logits[i]
-            elif logits[i] > two:
-                two = logits[i]
-        self.second[r] = two
+            self.kernels.softmax_sums(logits, n, self.maximum[r], &total, &moment)
+            self.total[r] += total
+            self.moment[r] += moment
 
     def finish(self, int[::1] tokens, double[::1] confidence):
         """Write the token and confidence of every row. Returns the first row without a finite answer, or -1."""
@@ -348,6 +348,15 @@ cdef class RowSampler:
             rule = rules[requests[r]]
             if rule.rule.remasking == RANDOM:
                 confidence[r] = rule.rule.generator.next_double(rule.rule.generator.state)
+
+
+cdef double most_noise(double u) noexcept nogil:
+    """At least -ln(-ln u): -ln u >= 1 - u, which the exponent bounds. Most tokens need no more to be seen to lose; the logarithms would
+    take longer than the rest of the step together."""
+    cdef double rest = 1 - u
+    cdef int64_t bits
+    memcpy(&bits, &rest, 8)
+    return (1023 - (bits >> 52)) * 0.69315  # a little more than ln 2: rounding is covered
 
 
 cdef double least_confidence(int remasking) noexcept nogil:

@@ -45,6 +45,53 @@ def test_gemm_rows_do_not_depend_on_their_company(kernels):
         assert np.array_equal(alone, together[40 - rows:])
 
 
+LOGITS = {
+    "normal": lambda rng, n: rng.standard_normal(n) * 5,
+    "ties": lambda rng, n: rng.integers(0, 3, n),
+    "suppressed": lambda rng, n: np.where(rng.random(n) < 0.5, -np.inf, rng.standard_normal(n)),
+    "far apart": lambda rng, n: rng.choice([0, -300, -700, -709, -1000, -3e38], n),
+    "nothing": lambda rng, n: np.full(n, -np.inf),
+}
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 100, 4096])
+@pytest.mark.parametrize("kind", LOGITS)
+def test_statistics_of_a_row(kernels, kind, n):
+    for seed in range(5):
+        x = LOGITS[kind](np.random.default_rng(seed), n + 1).astype(np.float32)[1:]  # unaligned
+        most, index, second, nan = kernels.extremes(x)
+        ordered = np.sort(x)[::-1]
+        assert most == ordered[0] and not nan
+        assert second == (ordered[1] if n > 1 else -np.inf)
+        assert index == (np.argmax(x) if most > -np.inf else -1)
+        if most == -np.inf:
+            continue
+        total, moment = kernels.softmax_sums(x, most)
+        distance = x.astype(float) - most
+        terms = np.where(distance > -708, np.exp(np.maximum(distance, -708)), 0)  # below, the kernel counts nothing
+        # Each exponential errs by two units in the last place, a sum of n by n more at most, whose parts have one sign.
+        tolerance = (n + 2) * 2.0**-52
+        assert abs(total - terms.sum()) <= tolerance * terms.sum()
+        wanted = terms * np.maximum(distance, -708)
+        assert abs(moment - wanted.sum()) <= tolerance * np.abs(wanted).sum()
+        assert (total, moment) == _native.Kernels("scalar").softmax_sums(x, most)
+
+
+@pytest.mark.parametrize("place", [0, 1, 16, 36])
+def test_a_nan_among_logits_is_seen(kernels, place):
+    x = np.arange(37, dtype=np.float32)
+    x[place] = np.nan
+    assert kernels.extremes(x)[3]
+
+
+def test_exponentials_over_their_whole_range(kernels):
+    """Each alone, against NumPy: two units in the last place."""
+    for x in np.concatenate([np.linspace(-707.9, 0, 2001), -np.logspace(-20, 2, 500)]).astype(np.float32):
+        total, _ = kernels.softmax_sums(np.array([x]), 0.0)
+        wanted = np.exp(float(x))
+        assert abs(total - wanted) <= 2 * np.spacing(wanted), x
+
+
 @pytest.mark.parametrize("n", [1, 3, 8, 15, 16, 17, 33, 100])
 def test_widen_bfloat16_is_exact(kernels, n):
     bits = np.random.default_rng(n).integers(0, 1 << 16, n).astype(np.uint16)

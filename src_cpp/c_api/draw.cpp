@@ -18,22 +18,24 @@ struct Softmax {
   double maximum = -kInfinity;
   double total = 0;  // of exp(logit - maximum); NaN when a logit is NaN or +inf, 0 when none is finite
 
-  Softmax(const float* logits, int64_t n) {
-    for (int64_t begin = 0; begin < n; begin += kTile) add(logits + begin, std::min(kTile, n - begin));
+  Softmax(const KernelTable& kernels, const float* logits, int64_t n) {
+    for (int64_t begin = 0; begin < n; begin += kTile) add(kernels, logits + begin, static_cast<int>(std::min(kTile, n - begin)));
   }
 
-  void add(const float* logits, int64_t n) {
-    double most = -kInfinity, sum = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      if (std::isnan(logits[i])) sum = logits[i];
-      most = std::max(most, static_cast<double>(logits[i]));
+  void add(const KernelTable& kernels, const float* logits, int n) {
+    Extremes found;
+    kernels.extremes(logits, n, &found);
+    if (found.nan || found.most == kInfinity) {
+      total = std::numeric_limits<double>::quiet_NaN();
+      return;
     }
-    if (most > maximum) {
-      total *= std::exp(maximum - most);
-      maximum = most;
+    if (found.most > maximum) {
+      total *= std::exp(maximum - found.most);
+      maximum = found.most;
     }
-    if (maximum > -kInfinity)
-      for (int64_t i = 0; i < n; ++i) sum += std::exp(logits[i] - maximum);
+    if (maximum == -kInfinity) return;
+    double sum, moment;
+    kernels.softmax_sums(logits, n, maximum, &sum, &moment);
     total += sum;
   }
 };
@@ -47,7 +49,7 @@ double next(const Uniform& uniform) {
 }  // namespace
 
 bool Drawer::draw(const float* logits, const DrawRule& rule, const Uniform& uniform, Drawn& drawn) {
-  const Softmax softmax(logits, vocabulary_);
+  const Softmax softmax(kernels_, logits, vocabulary_);
   if (!(softmax.total > 0)) return false;
   uint32_t token = 0;
   if (rule.temperature == 0) {

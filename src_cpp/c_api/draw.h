@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/table.h"
+
 namespace llada {
 
 struct DrawRule {
@@ -29,7 +31,7 @@ struct Drawn {
 
 class Drawer {
  public:
-  explicit Drawer(int64_t vocabulary) : vocabulary_(vocabulary) {}
+  Drawer(int64_t vocabulary, const KernelTable& kernels) : vocabulary_(vocabulary), kernels_(kernels) {}
 
   // False when the row is NaN or has no finite value. Throws std::invalid_argument for a number outside [0, 1).
   bool draw(const float* logits, const DrawRule& rule, const Uniform& uniform, Drawn& drawn);
@@ -38,6 +40,7 @@ class Drawer {
   void keep(const float* logits, const DrawRule& rule);
 
   const int64_t vocabulary_;
+  const KernelTable& kernels_;
   std::vector<uint32_t> kept_;  // tokens that may be drawn, ascending
   std::vector<double> mass_;    // [kept_] most likely first, unnormalised
 };

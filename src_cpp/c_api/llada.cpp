@@ -16,6 +16,7 @@
 #include "c_api/machine.h"
 #include "checkpoint/errors.h"
 #include "checkpoint/folder.h"
+#include "kernels/dispatch.h"
 
 namespace {
 
@@ -253,7 +254,7 @@ std::vector<Winner> draw_winners(const Model& model, const std::vector<OpenRow>&
   const int64_t vocabulary = model.config().vocabulary, d_model = model.config().d_model, rows = static_cast<int64_t>(open.size());
   std::vector<Winner> winners(rules.size());
   std::vector<float> logits(static_cast<size_t>(std::min(rows, kHeadRows) * vocabulary));
-  llada::Drawer drawer(vocabulary);
+  llada::Drawer drawer(vocabulary, llada::kernels_for(model.isa()));
   for (int64_t begin = 0; begin < rows; begin += kHeadRows) {
     const int64_t n = std::min(kHeadRows, rows - begin);
     model.head(hidden.data() + begin * d_model, n, 0, vocabulary, logits.data(), {});

@@ -57,19 +57,19 @@ void extremes(const float* x, int n, Extremes* out) {
   *out = found;
 }
 
-// e^x for x <= 0 within 2 units in the last place, 0 below -708: n ln 2 apart (Cody & Waite, 1980), then the Taylor polynomial of
+// e^x for x <= 0 within 2 units in the last place, 0 from -708 down: n ln 2 apart (Cody & Waite, 1980), then the Taylor polynomial of
 // degree 13, whose remainder is (ln 2 / 2)^14 / 14! < 5e-18.
 inline double exponential_f64(double x) {
   constexpr double kMagic = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer, held in the low bits
-  constexpr double kInverse[] = {1.0,          1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,         1.0 / 120,         1.0 / 720,
-                                 1.0 / 5040,   1.0 / 40320,   1.0 / 362880,   1.0 / 3628800,   1.0 / 39916800,   1.0 / 479001600,
-                                 1.0 / 6227020800};
+  constexpr double kInverseFactorials[] = {
+      1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+      1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
   const double y = x > -708.0 ? x : -708.0;
   const double shifted = y * 1.4426950408889634 + kMagic;
   const double n = shifted - kMagic;
   const double r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
-  double p = kInverse[13];
-  for (int i = 12; i >= 0; --i) p = p * r + kInverse[i];
+  double p = kInverseFactorials[13];
+  for (int i = 12; i >= 0; --i) p = p * r + kInverseFactorials[i];
   int64_t bits;
   memcpy(&bits, &shifted, 8);
   bits = (bits + 1023) << 52;

@@ -32,6 +32,8 @@ void Workspace::fit(const ModelConfig& c, int64_t panel, int64_t rows, int64_t k
   rows_ = rows;
 }
 
-int64_t Workspace::bytes() const { return (memory_.size() + packed_k.size() + packed_v.size()) * static_cast<int64_t>(sizeof(float)) + quantized.bytes(); }
+int64_t Workspace::bytes() const {
+  return (memory_.size() + packed_k.size() + packed_v.size()) * static_cast<int64_t>(sizeof(float)) + quantized.bytes();
+}
 
 }  // namespace llada
