@@ -18,7 +18,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from numpy.random cimport bitgen_t
 
-from llada_native cimport _cpp as cpp
+from llada_native._kernels cimport Extremes, KernelTable
 
 import numpy as np
 
@@ -131,10 +131,10 @@ cdef class RowSampler:
     cdef double[::1] moment       # [rows] sum of exp(L - maximum) (L - maximum)
     cdef int[::1] heap            # tokens of a row by their likelihood, for top-k and top-p
     cdef bint scoring             # tokens are given, not drawn
-    cdef const cpp.KernelTable* kernels
+    cdef const KernelTable* kernels
 
     def __cinit__(self):
-        self.kernels = <const cpp.KernelTable*> PyCapsule_GetPointer(_native.kernel_table(), "llada.KernelTable")
+        self.kernels = <const KernelTable*> PyCapsule_GetPointer(_native.kernel_table(), "llada.KernelTable")
 
     def __dealloc__(self):
         free(self.row_rules)
@@ -229,7 +229,7 @@ cdef class RowSampler:
     cdef void draw(self, int r, const rule_t* rule, const float* logits, int first, int n) noexcept nogil:
         cdef int i
         cdef double best = self.score[r], noisy, u
-        cdef cpp.Extremes found
+        cdef Extremes found
         if rule.temperature == 0:
             self.kernels.extremes(logits, n, &found)
             if found.most > best:
@@ -291,7 +291,7 @@ cdef class RowSampler:
     cdef void normalise(self, int r, const rule_t* rule, const float* logits, int n) noexcept nogil:
         """Add a tile to the statistics of the softmax."""
         cdef double total, moment, shift, most = self.maximum[r]
-        cdef cpp.Extremes found
+        cdef Extremes found
         self.kernels.extremes(logits, n, &found)
         if found.nan or found.most == INFINITY:
             self.total[r] = NAN  # for `finish` to find
