@@ -20,7 +20,7 @@ SHAPES = {f"{inputs}x{outputs}": (inputs, outputs) for inputs, outputs in (
 )}
 # From one token, where memory is the limit, to a batch, where arithmetic is.
 ROWS = (1, 8, 32, 64, 160, 512)
-DTYPES = ("float32", "bfloat16", "int8", "int4")  # integers in groups of 128
+DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")  # integers in groups of 128
 ISAS = tuple(cpu_info()["isas"])
 THREADS = (1, "all")
 # Seconds of calls that are not counted. A sleeping worker may be woken on the caller's core, where it waits some milliseconds to

@@ -38,6 +38,8 @@ cdef extern from * nogil:
         PyErr_NoMemory();
       } catch (const std::invalid_argument& e) {
         PyErr_SetString(PyExc_ValueError, e.what());
+      } catch (const std::out_of_range& e) {
+        PyErr_SetString(PyExc_OverflowError, e.what());
       } catch (const std::exception& e) {
         // Not a plain RuntimeError: a signal handler of the caller may raise one of those.
         PyObject* errors = PyImport_ImportModule("llada_native.errors");
@@ -133,6 +135,7 @@ cdef extern from "kernels/dispatch.h" namespace "llada" nogil:
         void (*unpack_u4)(const uint8_t*, uint8_t*, size_t) noexcept
         void (*quantize_q8)(const float*, int8_t*, float*, int32_t*, int, int) noexcept
         void (*widen_bf16)(const uint16_t*, float*, size_t) noexcept
+        void (*widen_f16)(const uint16_t*, float*, size_t) noexcept
         void (*rms_norm_f32)(const float*, const float*, float*, int, float) noexcept
         void (*rope_f32)(float*, const float*, const float*, int) noexcept
         void (*silu_mul_f32)(float*, const float*, int) noexcept
