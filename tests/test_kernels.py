@@ -227,7 +227,7 @@ def test_float16_is_kept_as_it_is(isa):
 def test_what_float16_cannot_hold_is_refused(source, value):
     values = np.zeros((40, 32), source)
     values[33, 5] = value
-    with pytest.raises(OverflowError, match="at most 65504 in magnitude for float16, found .*; bfloat16 and float32 reach") as refused:
+    with pytest.raises(OverflowError, match=r"at most 65504 in magnitude for float16, found .*; bfloat16") as refused:
         _native.PackedLinear(values, "float16")
     found = str(refused.value).split("found ")[1].split(";")[0]
     assert np.float32(found) == np.float32(values[33, 5])
@@ -241,7 +241,7 @@ def test_the_ends_of_float16():
     values[0, :2] = 65504, -65504
     assert np.array_equal(read_back(values, "float16", ""), values)
     values[1, 7] = np.nextafter(np.float32(65504), np.float32(1e9))
-    with pytest.raises(OverflowError, match="found 65504.0039"):
+    with pytest.raises(OverflowError, match=r"found 65504\.0039"):
         _native.PackedLinear(values, "float16")
     for damage in (np.inf, -np.inf, np.nan):
         values[1, 7] = damage
