@@ -1,4 +1,4 @@
-"""The rival: NumPy's float32 matmul, which is OpenBLAS in the wheels of PyPI, at the shapes and rows of bench_linear.
+"""The rival: NumPy's float32 matmul, which is OpenBLAS in the wheels of PyPI, at the layers of LLaDA-8B.
 
 Both sides use every core. For one core each, set OPENBLAS_NUM_THREADS=1 and LLADA_NUM_THREADS=1, always both. OpenBLAS chooses
 its kernels by the processor: see __init__.py.
@@ -11,7 +11,7 @@ import numpy as np
 
 from llada_native import _native, cpu_info
 
-from .common import ROWS, SHAPES, LongCall, input_and_output, random_weight, warm_up
+from .common import LLADA_8B_SHAPES, ROWS, LongCall, input_and_output, random_weight, warm_up
 
 PAIRS = 5
 PAUSE = 0.1  # seconds: a BLAS's idle threads spin for tens of milliseconds, on the cores of whoever comes next
@@ -34,7 +34,7 @@ def seconds(call):
 class Matmul(LongCall):
     """`x @ weight.T` in NumPy, the weight stored [outputs, inputs] as in a checkpoint."""
 
-    params = (tuple(SHAPES), ROWS)
+    params = (tuple(LLADA_8B_SHAPES), ROWS)
     param_names = ("shape", "rows")
 
     def setup(self, shape, rows):

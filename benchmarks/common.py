@@ -1,26 +1,36 @@
-"""What the benchmarks share: the shapes of LLaDA-8B, settings of asv, clocks, and the peak that rates are measured against."""
+"""What the benchmarks share: shapes of the models, formats of weights, settings of asv, clocks, and the peak of a core."""
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from functools import cache
 
+import ml_dtypes  # noqa: F401  (teaches NumPy the name bfloat16)
 import numpy as np
 from numpy.typing import NDArray
 
-from llada_native import ModelConfig, _native, cpu_info
+from llada_native import ModelConfig, _native, bench, cpu_info
 
 LLADA_8B = ModelConfig(n_layers=32, d_model=4096, n_heads=32, n_kv_heads=32, mlp_hidden_size=12288, vocabulary=126464,
                        max_sequence_length=4096, rope_theta=5e5, rms_norm_eps=1e-5, weight_tying=False)
-# Its linear layers, named "inputs x outputs": of attention, into the MLP, out of it.
-SHAPES = {f"{inputs}x{outputs}": (inputs, outputs) for inputs, outputs in (
-    (LLADA_8B.d_model, LLADA_8B.d_model),
-    (LLADA_8B.d_model, LLADA_8B.mlp_hidden_size),
-    (LLADA_8B.mlp_hidden_size, LLADA_8B.d_model),
-)}
+
+
+def shapes(*layers: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Linear layers of (inputs, outputs) by the name "inputs x outputs"."""
+    return {f"{inputs}x{outputs}": (inputs, outputs) for inputs, outputs in layers}
+
+
+# Of attention, into the MLP, out of it; an expert has an MLP of its own. The demo model's head is as small as its other layers.
+LLADA_8B_SHAPES = shapes((4096, 4096), (4096, 12288), (12288, 4096))
+LLADA_MOE_SHAPES = shapes((2048, 2048), (2048, 1024), (1024, 2048))
+DEMO_SHAPES = shapes((128, 128), (128, 384), (384, 128), (128, 512))
+SHAPES = LLADA_8B_SHAPES | LLADA_MOE_SHAPES | DEMO_SHAPES
 # From one token, where memory is the limit, to a batch, where arithmetic is.
 ROWS = (1, 8, 32, 64, 160, 512)
 DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")  # integers in groups of 128
+# What a linear layer stores: dtype, and weights that share a scale.
+FORMATS = {"float32": ("float32", 128), "bfloat16": ("bfloat16", 128), "float16": ("float16", 128)} | {
+    f"{dtype}-{group}": (dtype, group) for dtype in ("int8", "int4") for group in (32, 64, 128)}
 ISAS = tuple(cpu_info()["isas"])
 THREADS = (1, "all")
 # Seconds of calls that are not counted. A sleeping worker may be woken on the caller's core, where it waits some milliseconds to
@@ -85,18 +95,11 @@ def durations(call: Callable[[], object], least: int = 3, most: int = 15, limit:
 
 
 def peak_gflops(isa: str) -> float:
-    """The best rate of one core in the matrix kernel of a build, in GFLOP/s.
+    """GFLOP/s of one core in float32 fused multiply-adds of a build, at the clock of this moment, which need not be known.
 
-    A proxy of the processor's peak of fused multiply-adds at the clock of this moment, without knowing that clock: the panel of
-    weights stays in the first-level cache, and the rows are whole tiles of every build (24 at most), enough of them that the call
-    from Python is below one percent.
+    The operands never leave the registers, so no product of float32 matrices on one core is faster; integer products may be.
     """
-    kernels = _native.Kernels(isa)
-    rows, depth, panel = 480, 256, kernels.panel
-    rng = np.random.default_rng(0)
-    a, w = rng.standard_normal((rows, depth), np.float32), rng.standard_normal((depth, panel), np.float32)
-    c = np.ones((rows, panel), np.float32)
-    return 2e-9 * rows * depth * panel / min(durations(lambda: kernels.gemm_f32(a, w, c), most=100_000, limit=0.25))
+    return _native.peak_gflops(isa) if hasattr(_native, "peak_gflops") else bench.peak(isa)
 
 
 @cache
@@ -104,6 +107,13 @@ def random_weight(shape: str) -> NDArray[np.float32]:
     """A weight [outputs, inputs] of SHAPES: a million normal numbers over and over; fifty take longer to draw than most calls."""
     inputs, outputs = SHAPES[shape]
     return np.resize(np.random.default_rng(0).standard_normal(1_000_003, np.float32), (outputs, inputs))
+
+
+@cache
+def packed_linear(isa: str, weight_format: str, shape: str) -> _native.PackedLinear:
+    """The layer of a format from FORMATS and a shape from SHAPES."""
+    dtype, group = FORMATS[weight_format]
+    return _native.PackedLinear(random_weight(shape), dtype, isa, group)
 
 
 @cache

@@ -113,6 +113,15 @@ cdef extern from "kernels/dispatch.h" namespace "llada" nogil:
         int rows, keys, head_dim
         float scale
 
+    cdef cppclass FloatTile:
+        const float* a
+        ptrdiff_t a_stride
+        const float* w
+        ptrdiff_t w_stride
+        float* c
+        ptrdiff_t c_stride
+        int rows, depth, accumulate
+
     cdef cppclass QuantizedTile:
         const int8_t* x
         ptrdiff_t x_stride
@@ -129,11 +138,11 @@ cdef extern from "kernels/dispatch.h" namespace "llada" nogil:
         const char* name
         int panel
         int attention_rows
-        void (*gemm_f32)(const float*, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t, int, int, int) noexcept
+        void (*gemm_f32)(const FloatTile&) noexcept
         void (*gemm_u4)(const QuantizedTile&) noexcept
         void (*gemm_u8)(const QuantizedTile&) noexcept
         void (*unpack_u4)(const uint8_t*, uint8_t*, size_t) noexcept
-        void (*quantize_q8)(const float*, int8_t*, float*, int32_t*, int, int) noexcept
+        void (*quantize_q8)(const float*, int8_t*, float*, int32_t*, ptrdiff_t, int, int) noexcept
         void (*widen_bf16)(const uint16_t*, float*, size_t) noexcept
         void (*widen_f16)(const uint16_t*, float*, size_t) noexcept
         void (*rms_norm_f32)(const float*, const float*, float*, int, float) noexcept

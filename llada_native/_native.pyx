@@ -418,23 +418,26 @@ cdef class Kernels:
 
     def gemm_f32(self, const float[:, ::1] a, const float[:, ::1] w, float[:, ::1] c, bint accumulate=False):
         """c[rows, panel] = a[rows, depth] . w[depth, panel]"""
-        self.table.gemm_f32(&a[0, 0], a.shape[1], &w[0, 0], w.shape[1], &c[0, 0], c.shape[1], a.shape[0], a.shape[1], accumulate)
+        cdef cpp.FloatTile tile
+        tile.a, tile.a_stride, tile.w, tile.w_stride = &a[0, 0], a.shape[1], &w[0, 0], w.shape[1]
+        tile.c, tile.c_stride, tile.rows, tile.depth, tile.accumulate = &c[0, 0], c.shape[1], a.shape[0], a.shape[1], accumulate
+        self.table.gemm_f32(tile)
 
     def gemm_quantized(self, int bits, const int8_t[:, ::1] x, const float[:, ::1] x_scales, const int32_t[:, ::1] x_sums,
                        const uint8_t[:, :, ::1] w, const float[:, ::1] w_scales, float[:, ::1] c, bint accumulate=False):
-        """x [rows, depth], x_scales and x_sums [rows, groups], w [depth / 4, panel, 4], w_scales [groups, panel], c [rows, panel]"""
+        """x [rows, depth], x_scales and x_sums [groups, rows], w [depth / 4, panel, 4], w_scales [groups, panel], c [rows, panel]"""
         cdef cpp.QuantizedTile tile
         tile.x, tile.x_stride, tile.x_scales, tile.x_sums = &x[0, 0], x.shape[1], &x_scales[0, 0], &x_sums[0, 0]
         tile.x_group_stride, tile.w, tile.w_scales = x_scales.shape[1], &w[0, 0, 0], &w_scales[0, 0]
         tile.c, tile.c_stride, tile.rows, tile.accumulate = &c[0, 0], c.shape[1], x.shape[0], accumulate
-        tile.groups, tile.group = x_scales.shape[1], x.shape[1] // x_scales.shape[1]
+        tile.groups, tile.group = x_scales.shape[0], x.shape[1] // x_scales.shape[0]
         (self.table.gemm_u4 if bits == 4 else self.table.gemm_u8)(tile)
 
     def unpack_u4(self, const uint8_t[::1] packed, uint8_t[::1] out):
         self.table.unpack_u4(&packed[0], &out[0], packed.shape[0])
 
     def quantize_q8(self, const float[::1] x, int8_t[::1] q, float[::1] scales, int32_t[::1] sums, int group):
-        self.table.quantize_q8(&x[0], &q[0], &scales[0], &sums[0], x.shape[0], group)
+        self.table.quantize_q8(&x[0], &q[0], &scales[0], &sums[0], 1, x.shape[0], group)
 
     def widen_bf16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_bf16(&x[0], &out[0], x.shape[0])

@@ -27,6 +27,11 @@ def operands(kernels, bits, rows, groups, group, fill="random", seed=0):
     return x, w
 
 
+def group_sums(x, group):
+    """[groups, rows]"""
+    return np.ascontiguousarray(x.reshape(len(x), -1, group).sum(2, dtype=np.int32).T)
+
+
 def exact(bits, x, w, x_scales, w_scales, group):
     """Float64, from exact integer sums."""
     rows, depth = x.shape
@@ -34,7 +39,7 @@ def exact(bits, x, w, x_scales, w_scales, group):
     out = np.zeros((rows, w.shape[1]))
     for g in range(depth // group):
         part = slice(g * group, (g + 1) * group)
-        out += (x[:, part].astype(np.int64) @ weight[part]) * x_scales[:, g, None].astype(float) * w_scales[g].astype(float)
+        out += (x[:, part].astype(np.int64) @ weight[part]) * x_scales[g, :, None].astype(float) * w_scales[g].astype(float)
     return out
 
 
@@ -46,8 +51,8 @@ def test_integer_sums_are_exact(isa, bits, group, fill):
     kernels = _native.Kernels(isa)
     for rows in range(1, 15):
         x, w = operands(kernels, bits, rows, 3, group, fill, rows)
-        ones = np.ones((rows, 3), np.float32), np.ones((3, kernels.panel), np.float32)
-        sums = x.reshape(rows, 3, group).sum(2, dtype=np.int32)
+        ones = np.ones((3, rows), np.float32), np.ones((3, kernels.panel), np.float32)
+        sums = group_sums(x, group)
         c = np.full((rows, kernels.panel), 5, np.float32)
         kernels.gemm_quantized(bits, x, ones[0], sums, w, ones[1], c)
         wanted = exact(bits, x, w, *ones, group)
@@ -61,8 +66,8 @@ def test_integer_sums_are_exact(isa, bits, group, fill):
 def test_scales_and_groups(isa, bits):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(1)
     x, w = operands(kernels, bits, 13, 4, 64)
-    x_scales, w_scales = rng.uniform(0.01, 2, (13, 4)).astype(np.float32), rng.normal(size=(4, kernels.panel)).astype(np.float32)
-    sums = x.reshape(13, 4, 64).sum(2, dtype=np.int32)
+    x_scales, w_scales = rng.uniform(0.01, 2, (4, 13)).astype(np.float32), rng.normal(size=(4, kernels.panel)).astype(np.float32)
+    sums = group_sums(x, 64)
     c = np.empty((13, kernels.panel), np.float32)
     kernels.gemm_quantized(bits, x, x_scales, sums, w, w_scales, c)
     wanted = exact(bits, x, w, x_scales, w_scales, 64)
@@ -74,13 +79,13 @@ def test_scales_and_groups(isa, bits):
 def test_a_row_does_not_depend_on_the_others(isa):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(2)
     x, w = operands(kernels, 4, 29, 2, 64)
-    x_scales, w_scales = rng.random((29, 2)).astype(np.float32), rng.random((2, kernels.panel)).astype(np.float32)
-    sums = x.reshape(29, 2, 64).sum(2, dtype=np.int32)
+    x_scales, w_scales = rng.random((2, 29)).astype(np.float32), rng.random((2, kernels.panel)).astype(np.float32)
+    sums = group_sums(x, 64)
     together = np.empty((29, kernels.panel), np.float32)
     kernels.gemm_quantized(4, x, x_scales, sums, w, w_scales, together)
     for r in range(29):
         alone = np.empty((1, kernels.panel), np.float32)
-        kernels.gemm_quantized(4, x[r:r + 1], x_scales[r:r + 1], sums[r:r + 1], w, w_scales, alone)
+        kernels.gemm_quantized(4, x[r:r + 1], x_scales[:, r:r + 1].copy(), sums[:, r:r + 1].copy(), w, w_scales, alone)
         assert np.array_equal(alone[0], together[r])
 
 

@@ -1,30 +1,44 @@
 """llama.cpp and this package at LLaDA-8B's shape, two layers of random weights, in one process and in turns.
 
-    pip install llama-cpp-python gguf
+    pip install ".[peers]"
     python benchmarks/peers/compare.py --rows 32 160 512 --rounds 7
 
 Rates are those of the matrix products of a whole forward pass, in 10^9 multiplications and additions a second: the median over rounds.
-Ratios in the table are those of medians. llama.cpp runs its `llama` architecture, whose matrices are the same; it attends causally.
+Ratios are those of medians. llama.cpp runs its `llama` architecture, whose matrices are the same; it attends causally.
+
+--isa limits ours only. For AVX2 against AVX2, build llama.cpp without more, in an environment of its own; pip would take a wheel of other
+options from its cache:
+
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_AVX_VNNI=OFF" \\
+      pip install --no-cache-dir --no-binary llama-cpp-python llama-cpp-python
+    python benchmarks/peers/compare.py --isa avx2
 """
 from __future__ import annotations
 
 import argparse
 import ctypes
+import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
 
 import llama_cpp
 import numpy as np
 import synthetic_gguf
+from turns import ratios, seconds, table
 
 import llada_native
 
 LAYERS = 2
 OPERATIONS = 2 * LAYERS * (4 * synthetic_gguf.D_MODEL**2 + 3 * synthetic_gguf.D_MODEL * synthetic_gguf.MLP)  # a row
 FORMATS = ("Q4_0", "Q4_K_M", "Q8_0", "BF16", "F16")
+RATIOS = (
+    ("int4, group 128", ("llama.cpp Q4_0", "llama.cpp Q4_K_M")),
+    ("int4, group 32", ("llama.cpp Q4_0", "llama.cpp Q4_K_M")),
+    ("int8, group 128", ("llama.cpp Q8_0",)),
+    ("bfloat16", ("llama.cpp BF16",)),
+)
 OURS = (("int4", 128), ("int4", 32), ("int8", 128), ("bfloat16", 128), ("float32", 128))
 
 
@@ -51,12 +65,12 @@ def llama(path: Path, threads: int) -> Callable[[int], None]:
     return forward
 
 
-def ours(dtype: str, group_size: int, threads: int) -> Callable[[int], None]:
+def ours(dtype: str, group_size: int, threads: int, isa: str | None) -> Callable[[int], None]:
     config = llada_native.ModelConfig(n_layers=LAYERS, d_model=synthetic_gguf.D_MODEL, n_heads=synthetic_gguf.HEADS,
                                       n_kv_heads=synthetic_gguf.HEADS, mlp_hidden_size=synthetic_gguf.MLP,
                                       vocabulary=synthetic_gguf.VOCABULARY, max_sequence_length=4096, rope_theta=5e5, rms_norm_eps=1e-5,
                                       weight_tying=False)
-    backend = llada_native.LLaDAForCausalLM.random(config, dtype, group_size=group_size, num_threads=threads)._backend
+    backend = llada_native.LLaDAForCausalLM.random(config, dtype, group_size=group_size, num_threads=threads, isa=isa)._backend
 
     def forward(rows: int) -> None:
         ids = (np.arange(rows) % synthetic_gguf.VOCABULARY).astype(np.int32)
@@ -70,6 +84,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 160, 512])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--isa", help="build of our kernels; default: the fastest that runs")
     arguments = parser.parse_args()
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
@@ -87,21 +102,15 @@ def main() -> None:
             engines[f"llama.cpp {name}"] = llama(path, arguments.threads)
         for dtype, group_size in OURS:
             label = f"{dtype}, group {group_size}" if dtype.startswith("int") else dtype
-            engines[label] = ours(dtype, group_size, arguments.threads)
+            engines[label] = ours(dtype, group_size, arguments.threads, arguments.isa)
     rates: dict[str, list[float]] = {name: [] for name in engines}
     for rows in arguments.rows:
-        seconds: dict[str, list[float]] = {name: [] for name in engines}
-        for _ in range(arguments.rounds):
-            for name, forward in engines.items():
-                forward(rows)  # wakes the threads
-                start = time.perf_counter()
-                forward(rows)
-                seconds[name].append(time.perf_counter() - start)
-        for name, samples in seconds.items():
-            rates[name].append(OPERATIONS * rows / median(samples) / 1e9)
-    print("| engine | " + " | ".join(f"{rows} rows" for rows in arguments.rows) + " |\n|---|" + "---|" * len(arguments.rows))
-    for name, found in rates.items():
-        print(f"| {name} | " + " | ".join(f"{rate:.0f}" for rate in found) + " |")
+        found = seconds({name: partial(forward, rows) for name, forward in engines.items()}, arguments.rounds)
+        for name, duration in found.items():
+            rates[name].append(OPERATIONS * rows / duration / 1e9)
+    columns = [f"{rows} rows" for rows in arguments.rows]
+    print(llama_cpp.llama_print_system_info().decode(), file=sys.stderr)
+    print(table("engine", columns, rates), table("ratio", columns, ratios(rates, RATIOS), 2), sep="\n\n")
 
 
 if __name__ == "__main__":

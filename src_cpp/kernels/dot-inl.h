@@ -45,14 +45,19 @@ struct Dot4 {
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
     for (int begin = 0; begin < depth; begin += 32) {
       IntVec pairs[Rows][Vectors];
-      for (int r = 0; r < Rows; ++r)
-        for (int j = 0; j < Vectors; ++j) pairs[r][j] = splat(0);
-      for (int k = begin; k < begin + 32; k += 4, w += kVectorBytes * Vectors) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i, w += kVectorBytes * Vectors) {
         IntVec weight[Vectors];
         for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + kVectorBytes * j);
         for (int r = 0; r < Rows; ++r) {
-          const IntVec quad = broadcast_bytes(x + r * x_stride + k);
-          for (int j = 0; j < Vectors; ++j) pairs[r][j] = add16(pairs[r][j], pair_products(weight[j], quad));
+          const IntVec quad = broadcast_bytes(x + r * x_stride + begin + 4 * i);
+          for (int j = 0; j < Vectors; ++j) {
+            if (i == 0) {
+              pairs[r][j] = pair_products(weight[j], quad);
+            } else {
+              add_pair_products(pairs[r][j], weight[j], quad);
+            }
+          }
         }
       }
       for (int r = 0; r < Rows; ++r)
@@ -70,10 +75,7 @@ struct Dot8 {
     for (int k = 0; k < depth; k += 4, w += kVectorBytes * Vectors) {
       for (int j = 0; j < Vectors; ++j) {
         const IntVec weight = centre(load_bytes(w + kVectorBytes * j)), size = magnitude(weight);
-        for (int r = 0; r < Rows; ++r) {
-          const IntVec quad = turn(broadcast_bytes(x + r * x_stride + k), weight);
-          sums[r][j] = add32(sums[r][j], widen_pairs(pair_products(size, quad)));
-        }
+        for (int r = 0; r < Rows; ++r) add_signed_products(sums[r][j], weight, size, broadcast_bytes(x + r * x_stride + k));
       }
     }
   }

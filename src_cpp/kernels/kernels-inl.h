@@ -12,7 +12,9 @@
 
 namespace {
 
+using llada::Ahead;
 using llada::AttentionTile;
+using llada::FloatTile;
 using llada::kDepthBlock;
 using llada::kKeyBlock;
 using llada::kMaxHeadDim;
@@ -25,51 +27,72 @@ static_assert(kPanel <= kMaxPanel && kKeyBlock % kPanel == 0 && kMaxHeadDim % kP
 
 // Rows x one panel. Every accumulator is one chain over the depth, so a row's bits do not depend on Rows.
 template <int Rows>
-void gemm_tile(const float* a, ptrdiff_t a_stride, const float* w, ptrdiff_t w_stride, float* c, ptrdiff_t c_stride, int depth,
-               int accumulate) {
+void gemm_tile(const FloatTile& t, int first, Ahead ahead) {
   constexpr int kVectors = Tiling::kVectors;
+  const float* a = t.a + first * t.a_stride;
+  const float* w = t.w;
+  float* c = t.c + first * t.c_stride;
   Vec acc[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) acc[r][j] = zero();
-  for (int k = 0; k < depth; ++k, w += w_stride) {
+  const char* next = ahead.data;
+  const ptrdiff_t step = ahead.bytes / t.depth;
+  for (int k = 0; k < t.depth; ++k, w += t.w_stride, next += step) {
+    prefetch(next);
     Vec weight[kVectors];
     for (int j = 0; j < kVectors; ++j) weight[j] = load(w + j * Vec::kLanes);
     for (int r = 0; r < Rows; ++r) {
-      const Vec x = broadcast(a[r * a_stride + k]);
+      const Vec x = broadcast(a[r * t.a_stride + k]);
       for (int j = 0; j < kVectors; ++j) acc[r][j] = fma(x, weight[j], acc[r][j]);
     }
   }
   for (int r = 0; r < Rows; ++r) {
     for (int j = 0; j < kVectors; ++j) {
-      float* p = c + r * c_stride + j * Vec::kLanes;
-      store(p, accumulate ? add(load(p), acc[r][j]) : acc[r][j]);
+      float* p = c + r * t.c_stride + j * Vec::kLanes;
+      store(p, t.accumulate ? add(load(p), acc[r][j]) : acc[r][j]);
     }
   }
 }
 
-template <int Rows>
-struct GemmTail {
-  static void run(const float* a, ptrdiff_t a_stride, const float* w, ptrdiff_t w_stride, float* c, ptrdiff_t c_stride, int rows,
-                  int depth, int accumulate) {
-    if (rows == Rows) {
-      gemm_tile<Rows>(a, a_stride, w, w_stride, c, c_stride, depth, accumulate);
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+template <int Most>
+struct RowTile {
+  template <class F>
+  static void call(const F& f, int first, int rows) {
+    if (rows == Most) {
+      f(Count<Most>(), first);
     } else {
-      GemmTail<Rows - 1>::run(a, a_stride, w, w_stride, c, c_stride, rows, depth, accumulate);
+      RowTile<Most - 1>::call(f, first, rows);
     }
   }
 };
 
 template <>
-struct GemmTail<0> {
-  static void run(const float*, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t, int, int, int) {}
+struct RowTile<0> {
+  template <class F>
+  static void call(const F&, int, int) {}
 };
 
-void gemm_f32(const float* a, ptrdiff_t a_stride, const float* w, ptrdiff_t w_stride, float* c, ptrdiff_t c_stride, int rows,
-              int depth, int accumulate) {
-  constexpr int kRows = Tiling::kRows;
-  for (; rows >= kRows; rows -= kRows, a += kRows * a_stride, c += kRows * c_stride)
-    gemm_tile<kRows>(a, a_stride, w, w_stride, c, c_stride, depth, accumulate);
-  GemmTail<kRows - 1>::run(a, a_stride, w, w_stride, c, c_stride, rows, depth, accumulate);
+// f(Count<n>, first row) for the fewest tiles of at most Most rows, equal within one: a short last tile could not fill the latency of
+// its sums.
+template <int Most, class F>
+void for_each_row_tile(int rows, const Ahead& ahead, const F& f) {
+  const int tiles = (rows + Most - 1) / Most;
+  for (int t = 0; t < tiles; ++t) {
+    const int first = rows * t / tiles;
+    const ptrdiff_t begin = ahead.bytes * t / tiles;
+    const Ahead share = {ahead.data + begin, ahead.bytes * (t + 1) / tiles - begin};
+    RowTile<Most>::call([&](auto count, int at) { f(count, at, share); }, first, rows * (t + 1) / tiles - first);
+  }
+}
+
+void gemm_f32(const FloatTile& tile) {
+  for_each_row_tile<Tiling::kRows>(tile.rows, tile.ahead,
+                                   [&](auto count, int first, const Ahead& ahead) { gemm_tile<count.value>(tile, first, ahead); });
 }
 
 template <class Load>
@@ -183,8 +206,8 @@ void attention_f32(const AttentionTile& tile) {
   for (int begin = 0; begin < tile.keys; begin += kKeyBlock) {
     const int keys = tile.keys - begin < kKeyBlock ? tile.keys - begin : kKeyBlock;
     for (int k = 0; k < keys; k += kPanel)
-      gemm_f32(tile.q, tile.q_stride, tile.k + static_cast<ptrdiff_t>(begin + k) * dim, kPanel, scores + k, kKeyBlock, tile.rows, dim,
-               0);
+      gemm_f32({tile.q, tile.q_stride, tile.k + static_cast<ptrdiff_t>(begin + k) * dim, kPanel, scores + k, kKeyBlock, tile.rows, dim,
+                0, {}});
     for (int r = 0; r < tile.rows; ++r) {
       float* s = scores + r * kKeyBlock;
       const int padded = (keys + kPanel - 1) / kPanel * kPanel;
@@ -213,8 +236,8 @@ void attention_f32(const AttentionTile& tile) {
       total[r] += sum(block_total);
     }
     for (int j = 0; j < width; j += kPanel)
-      gemm_f32(scores, kKeyBlock, tile.v + static_cast<ptrdiff_t>(begin) * width + j, width, weighted + j, width, tile.rows, keys,
-               begin > 0);
+      gemm_f32({scores, kKeyBlock, tile.v + static_cast<ptrdiff_t>(begin) * width + j, width, weighted + j, width, tile.rows, keys,
+                begin > 0, {}});
   }
   for (int r = 0; r < tile.rows; ++r) {
     const float inverse = 1.0f / total[r] + poison[r];

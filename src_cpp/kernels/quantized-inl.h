@@ -7,56 +7,47 @@ namespace {
 
 using llada::QuantizedTile;
 
-constexpr int kIntRows = Tiling::kIntRows;
+constexpr ptrdiff_t kLine = 64;
 
 // Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
 template <class Dot, int Rows>
-void quantized_tile(const QuantizedTile& t, int first) {
+void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   constexpr int kVectors = Tiling::kVectors;
   const int8_t* x = t.x + first * t.x_stride;
-  const float* x_scales = t.x_scales + first * t.x_group_stride;
-  const int32_t* x_sums = t.x_sums + first * t.x_group_stride;
+  const float* x_scales = t.x_scales + first;
+  const int32_t* x_sums = t.x_sums + first;
+  const uint8_t* w = t.w;
   float* c = t.c + first * t.c_stride;
   Vec total[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) total[r][j] = t.accumulate ? load(c + r * t.c_stride + j * Vec::kLanes) : zero();
-  const uint8_t* w = t.w;
-  for (int g = 0; g < t.groups; ++g, w += t.group * kPanel, x += t.group) {
+  for (int g = 0; g < t.groups; ++g) {
+    for (ptrdiff_t i = ahead.bytes * g / t.groups; i < ahead.bytes * (g + 1) / t.groups; i += kLine) prefetch(ahead.data + i);
     typename Dot::Sum sums[Rows][kVectors];
-    for (int r = 0; r < Rows; ++r)
-      for (int j = 0; j < kVectors; ++j) sums[r][j] = Dot::start(x_sums[r * t.x_group_stride + g]);
-    Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
     for (int r = 0; r < Rows; ++r) {
-      const Vec scale = broadcast(x_scales[r * t.x_group_stride + g]);
-      for (int j = 0; j < kVectors; ++j)
-        total[r][j] = fma(to_float(sums[r][j]), mul(scale, load(t.w_scales + g * kPanel + j * Vec::kLanes)), total[r][j]);
+      const typename Dot::Sum start = Dot::start(x_sums[r]);
+      for (int j = 0; j < kVectors; ++j) sums[r][j] = start;
     }
+    Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
+    Vec w_scale[kVectors];
+    for (int j = 0; j < kVectors; ++j) w_scale[j] = load(t.w_scales + g * kPanel + j * Vec::kLanes);
+    for (int r = 0; r < Rows; ++r) {
+      const Vec x_scale = broadcast(x_scales[r]);
+      for (int j = 0; j < kVectors; ++j) total[r][j] = fma(to_float(sums[r][j]), mul(x_scale, w_scale[j]), total[r][j]);
+    }
+    x += t.group;
+    w += t.group * kPanel;
+    x_scales += t.x_group_stride;
+    x_sums += t.x_group_stride;
   }
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) store(c + r * t.c_stride + j * Vec::kLanes, total[r][j]);
 }
 
-template <class Dot, int Rows>
-struct QuantizedTail {
-  static void run(const QuantizedTile& t, int first, int rows) {
-    if (rows == Rows) {
-      quantized_tile<Dot, Rows>(t, first);
-    } else {
-      QuantizedTail<Dot, Rows - 1>::run(t, first, rows);
-    }
-  }
-};
-
-template <class Dot>
-struct QuantizedTail<Dot, 0> {
-  static void run(const QuantizedTile&, int, int) {}
-};
-
 template <class Dot>
 void gemm_quantized(const QuantizedTile& t) {
-  int first = 0;
-  for (; first + kIntRows <= t.rows; first += kIntRows) quantized_tile<Dot, kIntRows>(t, first);
-  QuantizedTail<Dot, kIntRows - 1>::run(t, first, t.rows - first);
+  for_each_row_tile<Tiling::kIntRows>(
+      t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) { quantized_tile<Dot, rows.value>(t, first, ahead); });
 }
 
 // Eight depths of a channel in four bytes: the low nibbles are the first four.
@@ -70,9 +61,9 @@ void unpack_u4(const uint8_t* packed, uint8_t* out, size_t bytes) {
 }
 
 // q[n] = round(x / scale), scale = largest |x| of a group / 127. A group that is not finite gets a NaN scale, one of (almost) zeros 0.
-void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, int n, int group) {
+void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdiff_t group_stride, int n, int group) {
   constexpr float kSmallest = 1e-30f;  // 127 / kSmallest is finite
-  for (int g = 0; g * group < n; ++g, x += group, q += group) {
+  for (int g = 0; g * group < n; ++g, x += group, q += group, scales += group_stride, sums += group_stride) {
     const int count = n - g * group < group ? n - g * group : group;
     Vec most = zero(), poison = zero();
     int i = 0;
@@ -88,13 +79,13 @@ void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, int n,
     }
     const bool usable = largest_value >= kSmallest && bad == 0.0f;
     const float inverse = usable ? 127.0f / largest_value : 0.0f;
-    scales[g] = bad == 0.0f ? (usable ? largest_value / 127.0f : 0.0f) : bad;
-    sums[g] = 0;
+    *scales = bad == 0.0f ? (usable ? largest_value / 127.0f : 0.0f) : bad;
+    *sums = 0;
     if (!usable) {
       for (i = 0; i < group; ++i) q[i] = 0;
       continue;
     }
-    sums[g] = narrow_q8(x, q, count, inverse);
+    *sums = narrow_q8(x, q, count, inverse);
     for (i = count; i < group; ++i) q[i] = 0;
   }
 }

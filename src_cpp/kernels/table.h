@@ -17,8 +17,8 @@ constexpr int kMaxPanel = 32;
 // the digits lost at K = 12288, and a float32 block of a panel (256 x 32 x 4 bytes = 32 KiB) stays in the first-level cache.
 constexpr int kDepthBlock = 256;
 
-// Depth of one block of quantised weights: unpacked, a panel's block (512 x 32 bytes = 16 KiB) stays in the first-level cache.
-constexpr int kQuantizedBlock = 512;
+// Depth of one block of quantised weights: unpacked, a panel's block (1024 x 32 bytes = 32 KiB) stays in the first-level cache.
+constexpr int kQuantizedBlock = 1024;
 constexpr int kMaxGroup = 128;
 
 // Keys of one attention block; a multiple of every panel.
@@ -41,14 +41,35 @@ struct AttentionTile {
   float scale;         // on q . k
 };
 
+// What is read from memory after this tile: fetched into the cache meanwhile, a share with each tile of rows. Hardware prefetching alone
+// fetches during the first tile of rows only, and the arithmetic of that one is too short to hide it.
+struct Ahead {
+  const char* data = nullptr;
+  ptrdiff_t bytes = 0;
+};
+
+// One block of a float product: c[rows, panel] = a[rows, depth] . w[depth, panel]
+struct FloatTile {
+  const float* a;      // [rows, depth], row stride a_stride
+  ptrdiff_t a_stride;
+  const float* w;      // [depth, panel], row stride w_stride
+  ptrdiff_t w_stride;
+  float* c;            // [rows, panel], row stride c_stride
+  ptrdiff_t c_stride;
+  int rows;
+  int depth;           // at most kDepthBlock
+  int accumulate;      // add to c
+  Ahead ahead;
+};
+
 // One block of a product of quantised matrices: c[rows, panel] = sum over groups of
 //   x_scale[row, group] w_scale[group, channel] sum over depth of x[row, depth] (w[depth, channel] - zero)
 // with 8-bit x in [-127, 127], unsigned w of 4 bits and zero 8, or of 8 bits and zero 128 (w at least 1), in exact int32 sums.
 struct QuantizedTile {
   const int8_t* x;            // [rows, groups * group], row stride x_stride
   ptrdiff_t x_stride;
-  const float* x_scales;      // [rows, groups], row stride x_group_stride
-  const int32_t* x_sums;      // [rows, groups] sum of x
+  const float* x_scales;      // [groups][rows], groups x_group_stride apart
+  const int32_t* x_sums;      // [groups][rows] sum of x, in the same way
   ptrdiff_t x_group_stride;
   const uint8_t* w;           // [groups * group / 4][panel][4]
   const float* w_scales;      // [groups][panel]
@@ -58,6 +79,7 @@ struct QuantizedTile {
   int groups;
   int group;                  // a multiple of 32, at most kMaxGroup
   int accumulate;             // add to c
+  Ahead ahead;
 };
 
 struct KernelTable {
@@ -65,9 +87,7 @@ struct KernelTable {
   int panel;           // output channels of a weight panel
   int attention_rows;  // most query rows of an AttentionTile
 
-  // c[rows, panel] = a[rows, depth] . w[depth, panel], added to c when accumulate. depth <= kDepthBlock; w rows are w_stride apart.
-  void (*gemm_f32)(const float* a, ptrdiff_t a_stride, const float* w, ptrdiff_t w_stride, float* c, ptrdiff_t c_stride, int rows,
-                   int depth, int accumulate);
+  void (*gemm_f32)(const FloatTile& tile);
 
   // 4-bit and 8-bit weights.
   void (*gemm_u4)(const QuantizedTile& tile);
@@ -76,8 +96,9 @@ struct KernelTable {
   // Two weights a byte -> one: [depth / 8][panel][4] -> [depth / 4][panel][4]; the low nibbles are the first four depths.
   void (*unpack_u4)(const uint8_t* packed, uint8_t* out, size_t bytes);
 
-  // q[n] = x[n] / scale rounded, padded with zeros to whole groups; scales, sums [groups]. A group with NaN or infinity has scale NaN.
-  void (*quantize_q8)(const float* x, int8_t* q, float* scales, int32_t* sums, int n, int group);
+  // q[n] = x[n] / scale rounded, padded with zeros to whole groups; scales, sums [groups], group_stride apart. A group with NaN or
+  // infinity has scale NaN.
+  void (*quantize_q8)(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdiff_t group_stride, int n, int group);
 
   // out[n] = x[n], exact.
   void (*widen_bf16)(const uint16_t* x, float* out, size_t n);

@@ -13,9 +13,14 @@ struct Vec {
 struct Tiling {
   static constexpr int kVectors = 2;
   static constexpr int kRows = 6;  // 6 x 2 accumulators, two weights and a broadcast: 15 of 16 registers
-  static constexpr int kIntRows = 4;  // 4 x 2 sums, two weights and a broadcast; the float totals wait in memory between groups
+#ifdef LLADA_VNNI
+  static constexpr int kIntRows = 6;  // 6 x 2 sums, two weights and a broadcast; the float totals wait in memory between groups
+#else
+  static constexpr int kIntRows = 5;  // 5 x 2 sums, two weights, a broadcast and a product
+#endif
 };
 
+inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 inline Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
 inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
@@ -95,12 +100,30 @@ inline IntVec add32(IntVec a, IntVec b) { return {_mm256_add_epi32(a.v, b.v)}; }
 inline IntVec add16(IntVec a, IntVec b) { return {_mm256_add_epi16(a.v, b.v)}; }
 // Two products of an unsigned and a signed byte, added in int16.
 inline IntVec pair_products(IntVec weight, IntVec quad) { return {_mm256_maddubs_epi16(weight.v, quad.v)}; }
+// pairs += the products of two unsigned and two signed bytes, added in int16. As instructions: GCC 12 turns the sum around and spills.
+inline void add_pair_products(IntVec& pairs, IntVec weight, IntVec quad) {
+#ifdef _MSC_VER
+  pairs = add16(pairs, pair_products(weight, quad));
+#else
+  IntVec products;
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(pairs.v), "=&x"(products.v) : "x"(weight.v), "x"(quad.v));
+#endif
+}
 inline IntVec widen_pairs(IntVec a) { return {_mm256_madd_epi16(a.v, _mm256_set1_epi16(1))}; }
 inline IntVec centre(IntVec weight) { return {_mm256_xor_si256(weight.v, _mm256_set1_epi8(-128))}; }  // zero point 128 to signed bytes
 inline IntVec magnitude(IntVec a) { return {_mm256_abs_epi8(a.v)}; }
-// a, negated where b is negative.
-// (Where b is 0 the result is 0, and so is the product that it is for.)
-inline IntVec turn(IntVec a, IntVec b) { return {_mm256_sign_epi8(a.v, b.v)}; }
+// sums += four products of signed bytes, the weight given as itself and as its magnitude.
+inline void add_signed_products(IntVec& sums, IntVec weight, IntVec size, IntVec quad) {
+#ifdef _MSC_VER
+  sums = add32(sums, widen_pairs(pair_products(size, {_mm256_sign_epi8(quad.v, weight.v)})));
+#else
+  const IntVec ones = {_mm256_set1_epi16(1)};
+  IntVec products;
+  __asm__("vpsignb %2, %4, %1\n\tvpmaddubsw %1, %3, %1\n\tvpmaddwd %5, %1, %1\n\tvpaddd %1, %0, %0"
+          : "+x"(sums.v), "=&x"(products.v)
+          : "x"(weight.v), "x"(size.v), "x"(quad.v), "x"(ones.v));
+#endif
+}
 
 #endif
 

@@ -16,6 +16,7 @@ struct Tiling {
   static constexpr int kIntRows = 6;  // 6 x 2 integer and 6 x 2 float accumulators and two weights; broadcasts are memory operands
 };
 
+inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
 inline Vec zero() { return {_mm512_setzero_ps()}; }
 inline Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
@@ -81,12 +82,22 @@ inline IntVec add32(IntVec a, IntVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline IntVec add16(IntVec a, IntVec b) { return {_mm512_add_epi16(a.v, b.v)}; }
 // Two products of an unsigned and a signed byte, added in int16.
 inline IntVec pair_products(IntVec weight, IntVec quad) { return {_mm512_maddubs_epi16(weight.v, quad.v)}; }
+// pairs += the products of two unsigned and two signed bytes, added in int16. As instructions: GCC 12 turns the sum around and spills.
+inline void add_pair_products(IntVec& pairs, IntVec weight, IntVec quad) {
+#ifdef _MSC_VER
+  pairs = add16(pairs, pair_products(weight, quad));
+#else
+  IntVec products;
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+v"(pairs.v), "=&v"(products.v) : "v"(weight.v), "v"(quad.v));
+#endif
+}
 inline IntVec widen_pairs(IntVec a) { return {_mm512_madd_epi16(a.v, _mm512_set1_epi16(1))}; }
 inline IntVec centre(IntVec weight) { return {_mm512_xor_si512(weight.v, _mm512_set1_epi8(-128))}; }  // zero point 128 to signed bytes
 inline IntVec magnitude(IntVec a) { return {_mm512_abs_epi8(a.v)}; }
-// a, negated where b is negative.
-inline IntVec turn(IntVec a, IntVec b) {
-  return {_mm512_mask_sub_epi8(a.v, _mm512_movepi8_mask(b.v), _mm512_setzero_si512(), a.v)};
+// sums += four products of signed bytes, the weight given as itself and as its magnitude.
+inline void add_signed_products(IntVec& sums, IntVec weight, IntVec size, IntVec quad) {
+  const IntVec turned = {_mm512_mask_sub_epi8(quad.v, _mm512_movepi8_mask(weight.v), _mm512_setzero_si512(), quad.v)};
+  sums = add32(sums, widen_pairs(pair_products(size, turned)));
 }
 
 #endif

@@ -33,11 +33,11 @@ int64_t panel_group(const Product& p) {
 
 // Rows [first, first + rows) times one block of one panel, added to out when accumulate.
 void block_product(const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t panel, int64_t k, int64_t first,
-                   int64_t rows, float* out, ptrdiff_t out_stride, bool accumulate, Scratch& scratch) {
+                   int64_t rows, float* out, ptrdiff_t out_stride, bool accumulate, Ahead ahead, Scratch& scratch) {
   const int64_t count = std::min(depth_block(p), p.weight->depth() - k);
   if (!p.weight->format().quantized()) {
-    kernels.gemm_f32(p.x.row(first) + k, p.x.stride, p.weight->block(panel, k, count, scratch.floats), kernels.panel, out, out_stride,
-                     static_cast<int>(rows), static_cast<int>(count), accumulate);
+    kernels.gemm_f32({p.x.row(first) + k, p.x.stride, p.weight->block(panel, k, count, scratch.floats), kernels.panel, out, out_stride,
+                      static_cast<int>(rows), static_cast<int>(count), accumulate, ahead});
     return;
   }
   QuantizedTile tile;
@@ -46,15 +46,16 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   const int64_t group = k / tile.group;
   tile.x = quantized.row(first) + k;
   tile.x_stride = quantized.stride();
-  tile.x_scales = quantized.scales(first) + group;
-  tile.x_sums = quantized.sums(first) + group;
-  tile.x_group_stride = quantized.groups();
+  tile.x_scales = quantized.scales(group) + first;
+  tile.x_sums = quantized.sums(group) + first;
+  tile.x_group_stride = quantized.rows();
   tile.w = p.weight->quantized_block(panel, k, int64_t{tile.groups} * tile.group, scratch.bytes());
   tile.w_scales = p.weight->scales(panel, group);
   tile.c = out;
   tile.c_stride = out_stride;
   tile.rows = static_cast<int>(rows);
   tile.accumulate = accumulate;
+  tile.ahead = ahead;
   (p.weight->format().dtype == DType::int4 ? kernels.gemm_u4 : kernels.gemm_u8)(tile);
 }
 
@@ -70,7 +71,7 @@ void narrow_panel(const KernelTable& kernels, const Product& p, const QuantizedR
       std::memcpy(tile + r * kernels.panel, p.out.row(first + r) + offset, sizeof(float) * static_cast<size_t>(columns));
     }
     for (int64_t k = 0; k < p.weight->depth(); k += depth_block(p))
-      block_product(kernels, p, quantized, panel, k, first, rows, tile, kernels.panel, p.accumulate || k > 0, scratch);
+      block_product(kernels, p, quantized, panel, k, first, rows, tile, kernels.panel, p.accumulate || k > 0, {}, scratch);
     for (int64_t r = 0; r < rows; ++r)
       std::memcpy(p.out.row(first + r) + offset, tile + r * kernels.panel, sizeof(float) * static_cast<size_t>(columns));
   }
@@ -81,14 +82,18 @@ bool run_panels(Team& team, int thread, const KernelTable& kernels, const Produc
                 int64_t end) {
   Scratch scratch;
   const int64_t whole = std::min(end, p.channel_end / kernels.panel);  // panels with all their channels
-  const int64_t panels = panel_group(p);
+  const int64_t panels = panel_group(p), depth = depth_block(p);
   for (int64_t group = begin; group < whole; group += panels) {
     const int64_t group_end = std::min(group + panels, whole);
     for (int64_t k = 0; k < p.weight->depth(); k += depth_block(p)) {
       for (int64_t panel = group; panel < group_end; ++panel) {
         if (team.stopped(thread)) return false;
+        const bool same_depth = panel + 1 < group_end, same_group = same_depth || k + depth < p.weight->depth();
+        const Ahead ahead = same_depth   ? p.weight->stored(panel + 1, k, depth)
+                            : same_group ? p.weight->stored(group, k + depth, depth)
+                            : group_end < whole ? p.weight->stored(group_end, 0, depth) : Ahead{};
         block_product(kernels, p, quantized, panel, k, 0, p.rows, p.out.data + panel * kernels.panel - p.channel_begin, p.out.stride,
-                      p.accumulate || k > 0, scratch);
+                      p.accumulate || k > 0, ahead, scratch);
       }
     }
   }
@@ -197,6 +202,12 @@ void Linear::row(int64_t channel, float* out) const {
                                                   : packed[(k / 8 * panel_ + lane) * 4 + k % 4] >> (k / 4 % 2 * 4) & 15;
     out[i] = scales(panel, i / format_.group)[lane] * static_cast<float>(code - zero_point(format_.dtype));
   }
+}
+
+Ahead Linear::stored(int64_t panel, int64_t depth_begin, int64_t depth_count) const {
+  const int64_t whole = format_.quantized() ? groups_ * format_.group : depth_, begin = panel * whole + depth_begin;
+  const int64_t count = std::min(depth_count, whole - depth_begin), line = data_bytes() / (panels_ * whole);
+  return {data_.data() + begin * line, static_cast<ptrdiff_t>(count * line)};
 }
 
 const float* Linear::block(int64_t panel, int64_t depth_begin, int64_t depth_count, float* scratch) const {

@@ -45,6 +45,9 @@ class Linear {
   int64_t bytes() const { return data_.size() + scales_.size() * static_cast<int64_t>(sizeof(float)); }
   const WeightFormat& format() const { return format_; }
 
+  // The bytes of a block as stored.
+  Ahead stored(int64_t panel, int64_t depth_begin, int64_t depth_count) const;
+
   // The float32 block [depth_count, panel] of a panel: in place, or widened into scratch [kDepthBlock * kMaxPanel].
   const float* block(int64_t panel, int64_t depth_begin, int64_t depth_count, float* scratch) const;
 

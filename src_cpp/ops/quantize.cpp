@@ -77,16 +77,17 @@ float quantize_group(const float* w, int count, DType dtype, uint8_t* codes) {
 void QuantizedRows::quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group) {
   const int64_t whole = round_up(width, group);
   stride_ = static_cast<ptrdiff_t>(whole + 64);  // not a multiple of 4 KiB
-  groups_ = static_cast<ptrdiff_t>(whole / group);
+  rows_ = static_cast<ptrdiff_t>(rows);
+  const int64_t groups = whole / group;
   if (rows * stride_ > codes_.size()) codes_ = AlignedArray<int8_t>(rows * stride_);
-  if (rows * groups_ > scales_.size()) {
-    scales_ = AlignedArray<float>(rows * groups_);
-    sums_ = AlignedArray<int32_t>(rows * groups_);
+  if (rows * groups > scales_.size()) {
+    scales_ = AlignedArray<float>(rows * groups);
+    sums_ = AlignedArray<int32_t>(rows * groups);
   }
   team.split(rows, 1 + 32768 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r)
-      kernels.quantize_q8(x.row(r), codes_.data() + r * stride_, scales_.data() + r * groups_, sums_.data() + r * groups_,
-                          static_cast<int>(width), group);
+      kernels.quantize_q8(x.row(r), codes_.data() + r * stride_, scales_.data() + r, sums_.data() + r, rows_, static_cast<int>(width),
+                          group);
   });
 }
 

@@ -23,17 +23,17 @@ class QuantizedRows {
   void quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group);
 
   const int8_t* row(int64_t i) const { return codes_.data() + i * stride_; }
-  const float* scales(int64_t i) const { return scales_.data() + i * groups_; }
-  const int32_t* sums(int64_t i) const { return sums_.data() + i * groups_; }
+  const float* scales(int64_t group) const { return scales_.data() + group * rows_; }
+  const int32_t* sums(int64_t group) const { return sums_.data() + group * rows_; }
   ptrdiff_t stride() const { return stride_; }
-  ptrdiff_t groups() const { return groups_; }
+  ptrdiff_t rows() const { return rows_; }
   int64_t bytes() const { return codes_.size() + (scales_.size() + sums_.size()) * 4; }
 
  private:
-  ptrdiff_t stride_ = 0, groups_ = 0;
+  ptrdiff_t stride_ = 0, rows_ = 0;
   AlignedArray<int8_t> codes_;   // [rows, whole groups]
-  AlignedArray<float> scales_;   // [rows, groups]
-  AlignedArray<int32_t> sums_;   // [rows, groups]
+  AlignedArray<float> scales_;   // [groups, rows]: those of a tile of rows lie side by side
+  AlignedArray<int32_t> sums_;   // [groups, rows]
 };
 
 }  // namespace llada
