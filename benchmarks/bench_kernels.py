@@ -122,7 +122,7 @@ class Attention(ShortCall):
 class Elementwise(ShortCall):
     """Kernels that go through their input once, over 32 rows of LLaDA-8B as a single one: of its width, or of its MLP's for silu_mul."""
 
-    params = (ISAS, ("rms_norm", "rope", "silu_mul", "widen_bf16", *(f"quantize_q8-{group}" for group in GROUPS)))
+    params = (ISAS, ("rms_norm", "rope", "silu_mul", "widen_bf16", "widen_f16", *(f"quantize_q8-{group}" for group in GROUPS)))
     param_names = ("isa", "kernel")
 
     def setup(self, isa, kernel):
@@ -155,6 +155,10 @@ class Elementwise(ShortCall):
             bits = (x.view(np.uint32) >> 16).astype(np.uint16)
             self.call = lambda: kernels.widen_bf16(bits, self.out)
             self.exact = (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        elif kernel == "widen_f16":
+            halves = x.astype(np.float16)
+            self.call = lambda: kernels.widen_f16(halves.view(np.uint16), self.out)
+            self.exact = halves.astype(np.float64)
         else:
             group = int(kernel.partition("-")[2])
             self.codes = np.ones(n, np.int8)

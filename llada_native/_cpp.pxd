@@ -40,6 +40,8 @@ cdef extern from * nogil:
         PyErr_NoMemory();
       } catch (const std::invalid_argument& e) {
         PyErr_SetString(PyExc_ValueError, e.what());
+      } catch (const std::out_of_range& e) {
+        PyErr_SetString(PyExc_OverflowError, e.what());
       } catch (const std::exception& e) {
         // Not a plain RuntimeError: a signal handler of the caller may raise one of those.
         PyObject* errors = PyImport_ImportModule("llada_native.errors");

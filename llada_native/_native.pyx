@@ -87,7 +87,7 @@ cdef class NativeModel:
     Parameters
     ----------
     config : llada_native.config.ModelConfig
-    dtype : {"float32", "bfloat16"}
+    dtype : {"float32", "bfloat16", "float16", "int8", "int4"}
         Of the weights in memory.
     num_threads : int
     isa : str
@@ -112,8 +112,8 @@ cdef class NativeModel:
         c.layers, c.d_model, c.heads, c.kv_heads = config.n_layers, config.d_model, config.n_heads, config.n_kv_heads
         c.head_dim, c.mlp_hidden, c.vocabulary = config.head_dim, config.mlp_hidden_size, config.vocabulary
         c.norm_eps, c.rope_theta, c.tied_head = config.rms_norm_eps, config.rope_theta, config.weight_tying
-        if dtype not in DTYPES or dtype == "float16":
-            raise ValueError(f"dtype: expected 'float32', 'bfloat16', 'int8' or 'int4', found {dtype!r}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
         cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)
         try:
             self.model.reset(new cpp.Model(c, format[0], isa.encode(), num_threads, os.fsencode(packed_file), tag.encode()))
@@ -139,7 +139,13 @@ cdef class NativeModel:
             self.leave()
 
     def load(self, str tensor, int64_t layer, int64_t row_begin, array):
-        """Store rows [row_begin, row_begin + len(array)) of a matrix, or a whole vector."""
+        """Store rows [row_begin, row_begin + len(array)) of a matrix, or a whole vector.
+
+        Raises
+        ------
+        OverflowError
+            A finite value that float16 weights cannot hold.
+        """
         cdef cpp.Model* model
         cdef cpp.Tensor role = <cpp.Tensor> <int> TENSORS.index(tensor)
         bits, code = as_bits(array, tensor)
@@ -476,6 +482,9 @@ cdef class Kernels:
 
     def widen_bf16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_bf16(&x[0], &out[0], x.shape[0])
+
+    def widen_f16(self, const uint16_t[::1] x, float[::1] out):
+        self.table.widen_f16(&x[0], &out[0], x.shape[0])
 
     def rms_norm_f32(self, const float[::1] x, const float[::1] weight, float[::1] out, float eps):
         self.table.rms_norm_f32(&x[0], &weight[0], &out[0], x.shape[0], eps)

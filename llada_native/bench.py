@@ -15,7 +15,7 @@ D_MODEL, MLP, LAYERS = 4096, 12288, 32
 # Matrix products of one layer by shape [outputs, inputs]: queries, keys, values, output; gate, up; down.
 SHAPES = {(D_MODEL, D_MODEL): 4, (MLP, D_MODEL): 2, (D_MODEL, MLP): 1}
 MULTIPLY_ADDS = LAYERS * sum(count * outputs * inputs for (outputs, inputs), count in SHAPES.items())  # a row
-FORMATS = (("float32", 128), ("bfloat16", 128), ("int8", 128), ("int4", 128), ("int4", 64), ("int4", 32))
+FORMATS = (("float32", 128), ("bfloat16", 128), ("float16", 128), ("int8", 128), ("int4", 128), ("int4", 64), ("int4", 32))
 SECONDS = 0.4  # spent on one figure
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from . import _native, checks, packed
 from .backend import Backend, TensorSource
-from .checkpoint import read_json
+from .checkpoint import read_json, tensor_name
 from .config import ModelConfig
 from .errors import ModelFormatError, ModelMemoryError
 from .fallback import FALLBACKS
 from .machine import available_memory, default_threads
 from .tokenizer import Tokenizer, special_token_id
 
-DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4")
 GROUP_SIZES = (32, 64, 128)
 DEFAULT_GROUP_SIZE = 64
 BACKENDS = ("native", "reference", "placeholder")
@@ -41,7 +41,7 @@ def check_engine(dtype: object, group_size: object, backend: object, num_threads
 def weight_bytes(config: ModelConfig, dtype: str, group_size: int) -> int:
     """Memory of the matrices, embedding and head included."""
     whole, scales = config.matrices(), 4 / group_size
-    if dtype in ("float32", "bfloat16"):
+    if dtype in ("float32", "bfloat16", "float16"):
         return whole * (4 if dtype == "float32" else 2)
     table = config.vocabulary * config.d_model
     linear = whole - table * (1 if config.weight_tying else 2)
@@ -57,7 +57,7 @@ def load_backend(source: TensorSource, backend: str, dtype: str, group_size: int
     ModelMemoryError
         The weights do not fit into memory.
     ValueError
-        The instruction set is absent or unsupported, or LLADA_NUM_THREADS or LLADA_ISA is wrong.
+        The instruction set is absent or unsupported, LLADA_NUM_THREADS or LLADA_ISA is wrong, or a weight is beyond float16.
     """
     if backend == "native":
         if isa is not None:
@@ -97,7 +97,10 @@ def _pack(source: TensorSource, dtype: str, group_size: int, build: Callable[[],
     try:
         model = build()
         for spec, begin, rows in source.slices():
-            model.load(spec.role, spec.layer, begin, rows)
+            try:
+                model.load(spec.role, spec.layer, begin, rows)
+            except OverflowError as e:
+                raise ValueError(f"{tensor_name(spec)}: {e}") from e
     except MemoryError as e:
         raise ModelMemoryError(f"the weights need {need / GIB:.1f} GiB as {dtype}; an allocation failed") from e
     return model

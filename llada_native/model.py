@@ -46,9 +46,10 @@ class LLaDAForCausalLM:
         1: all cores are one device.
     max_tokens : int, optional
         Most tokens of a prompt with its answer; default the checkpoint's max_sequence_length.
-    dtype : {"auto", "float32", "bfloat16", "int8", "int4"}
+    dtype : {"auto", "float32", "bfloat16", "float16", "int8", "int4"}
         Of the weights in memory. "auto" keeps bfloat16 checkpoints as they are and holds others as float32. Float weights are multiplied
         in float32, integer ones with 8-bit activations and exact integer sums; then the embedding is bfloat16 and the head int8.
+        "float16" refuses weights above 65504.
     group_size : {32, 64, 128}
         Weights of an output channel that share a scale, for int8 and int4: fewer are more exact, more are faster and smaller.
     backend : {"native", "reference", "placeholder"}

@@ -331,7 +331,7 @@ def test_forward_logits_batch_needs_two_dimensions(model: LLaDAForCausalLM, ids:
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     *(({"dtype": dtype}, error, rf"^dtype: expected one of .*auto.*float32.*bfloat16.*, found {shown(dtype)}")
-      for dtype, error in (*dict.fromkeys(("float16", "int3", "", "Float32"), ValueError).items(),
+      for dtype, error in (*dict.fromkeys(("half", "int3", "", "Float32"), ValueError).items(),
                            (None, TypeError), (32, TypeError), ([], TypeError), (np.float32, TypeError))),
     *(({"num_threads": threads}, ValueError, rf"^num_threads: expected 1 to 1024, found {threads}$")
       for threads in (0, -1, 1025, 1 << 40, -(1 << 40))),
@@ -347,7 +347,7 @@ def test_constructor(folder: Path, arguments: dict[str, Any], error: type[Except
         LLaDAForCausalLM(**{"model_dir_path": folder} | arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"dtype": "float16"}, {"num_threads": 0}, {"isa": "neon"}], ids=label)
+@pytest.mark.parametrize("arguments", [{"dtype": "half"}, {"num_threads": 0}, {"isa": "neon"}], ids=label)
 def test_the_reference_backend_checks_the_same_arguments(folder: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"dtype|num_threads|isa|instruction set"):
         LLaDAForCausalLM(folder, backend="reference", **arguments)
@@ -380,7 +380,7 @@ def test_setting_num_threads(model: LLaDAForCausalLM, threads: Any, error: type[
     ({"config": CONFIG | {"rope": False}}, UnsupportedModelError, "config: rope = False is not supported"),
     ({"config": {}}, ModelFormatError, "config: architectures: expected .*, found None$"),
     ({"dtype": "auto"}, ValueError, "dtype: expected .*, found 'auto'$"),
-    ({"dtype": "float16"}, ValueError, "dtype: expected .*, found 'float16'$"),
+    ({"dtype": "half"}, ValueError, "dtype: expected .*float16.*, found 'half'$"),
     *(({"seed": seed}, error, f"seed: expected .*, found {shown(seed)}")
       for seed, error in ((-1, ValueError), ("x", TypeError), (1.5, TypeError))),
     ({"config": CONFIG | {"d_model": 1 << 20, "n_heads": 1 << 15, "n_kv_heads": 1, "embedding_size": 1 << 24}}, ModelMemoryError,

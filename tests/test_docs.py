@@ -50,8 +50,9 @@ def test_every_option_is_in_both_readmes():
             assert f"`{name}`" in text, (page, name)
 
 
-def test_selftest(capsys):
-    assert cli.main(["selftest"]) == 0
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+def test_selftest(capsys, dtype):
+    assert cli.main(["selftest", "--dtype", dtype]) == 0
     printed = capsys.readouterr().out
     for section in ("basic generation", "C++ integration", "advanced parameters"):
         assert section in printed

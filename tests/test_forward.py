@@ -63,18 +63,45 @@ def test_a_mistake_would_be_seen(tmp_path, mutation):
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dtypes(tmp_path, stored, dtype):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_dtypes(tmp_path, isa, stored, dtype, tied):
     """The weights in memory are the stored ones, rounded once; arithmetic on them is float32."""
-    config = folders.config(n_kv_heads=2)
+    config = folders.config(n_kv_heads=2, weight_tying=tied)
     tensors = folders.tensors(config)
     folders.write(tmp_path, config, tensors, dtype=stored)
     kinds = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
     held = {n: t.astype(kinds[stored]).astype(np.float32) for n, t in tensors.items()}
     held = {n: t if t.ndim == 1 else t.astype(kinds[dtype]).astype(np.float32) for n, t in held.items()}
     ids = np.random.default_rng(0).integers(0, 60, 33)
-    with LLaDAForCausalLM.from_pretrained(tmp_path, dtype=dtype) as model:
+    with LLaDAForCausalLM.from_pretrained(tmp_path, dtype=dtype, isa=isa) as model:
         assert_close(model.forward(ids), oracle.forward(held, config, ids))
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("tensor", "tied"), [("wte", False), ("wte", True), ("blocks.1.ff_out", False), ("ff_out", False)])
+def test_a_weight_that_float16_cannot_hold_is_named(tmp_path, stored, tensor, tied):
+    config = folders.config(weight_tying=tied)
+    tensors = folders.tensors(config)
+    name = f"model.transformer.{tensor}.weight"
+    tensors[name][7, 3] = -1e6
+    folders.write(tmp_path, config, tensors, dtype=stored)
+    found = float(np.float32(-1e6).astype(folders.DTYPES[stored]))
+    with pytest.raises(ValueError, match=f"^{name}: expected at most 65504 in magnitude for float16, found {found:.0f}; bfloat16"):
+        LLaDAForCausalLM(tmp_path, dtype="float16")
+    for dtype in ("float32", "bfloat16"):
+        assert np.isfinite(LLaDAForCausalLM(tmp_path, dtype=dtype).forward([1, 2])).all()
+    with pytest.warns(RuntimeWarning, match=name), LLaDAForCausalLM(tmp_path, dtype="float16", fallback="reference") as model:
+        assert model.backend == "reference"
+
+
+def test_norms_are_float32_in_float16_models(tmp_path):
+    config = folders.config()
+    tensors = folders.tensors(config)
+    tensors["model.transformer.ln_f.weight"][3] = 1e6
+    folders.write(tmp_path, config, tensors)
+    logits = [LLaDAForCausalLM(tmp_path, dtype=dtype).forward([1, 2, 3]) for dtype in ("float32", "float16")]
+    assert_close(logits[1], logits[0], 1e-3)
 
 
 def test_auto_dtype_keeps_bfloat16(tmp_path):

@@ -100,6 +100,25 @@ def test_widen_bfloat16_is_exact(kernels, n):
     assert np.array_equal(out.view(np.uint32), bits.view(ml_dtypes.bfloat16).astype(np.float32).view(np.uint32))
 
 
+def test_widen_float16_is_exact(kernels):
+    """Every code, the same bits; of a NaN the quiet bit may be set."""
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    wanted = bits.view(np.float16).astype(np.float32)
+    assert np.isinf(wanted[0x7C00]) and wanted[1] == 2.0**-24 and wanted[0x7BFF] == 65504
+    out = np.empty(1 << 16, np.float32)
+    kernels.widen_f16(bits, out)
+    quiet = np.where(np.isnan(wanted), 1 << 22, 0).astype(np.uint32)
+    assert np.array_equal(out.view(np.uint32) | quiet, wanted.view(np.uint32) | quiet)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 15, 16, 17, 33, 100])
+def test_widen_float16_has_tails(kernels, n):
+    bits = np.random.default_rng(n).integers(0, 0x7C00, n + 1).astype(np.uint16)
+    out = np.full(n + 1, 7, np.float32)
+    kernels.widen_f16(bits[1:], out[:n])  # unaligned
+    assert np.array_equal(out[:n], bits[1:].view(np.float16).astype(np.float32)) and out[n] == 7
+
+
 @pytest.mark.parametrize("n", [1, 5, 31, 64, 65, 128, 4096])
 @pytest.mark.parametrize("scale", [1e-20, 1e-3, 1.0, 1e4])
 def test_rms_norm(kernels, n, scale):
@@ -187,13 +206,13 @@ def test_attention_rows_do_not_depend_on_their_company(kernels):
         assert np.array_equal(attention(kernels, np.ascontiguousarray(q[r:r + 1]), k, v, 0.2)[0], together[r])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(("channels", "depth"), [(1, 1), (31, 300), (32, 256), (33, 257), (200, 1000)])
 def test_linear(isa, dtype, channels, depth):
     rng = np.random.default_rng(channels)
     weight = rng.standard_normal((channels, depth), np.float32)
     layer = _native.PackedLinear(weight, dtype, isa)
-    exact = weight.astype(ml_dtypes.bfloat16).astype(float) if dtype == "bfloat16" else weight.astype(float)
+    exact = weight.astype(dtype).astype(float)
     for rows in (1, 5, 70, 130):
         x = rng.standard_normal((rows, depth), np.float32)
         first = np.empty((rows, channels), np.float32)
@@ -229,3 +248,51 @@ def test_rounding_to_bfloat16_is_to_nearest_even(isa):
     out = np.empty((32, 64), np.float32)
     layer(np.eye(32, dtype=np.float32), out)
     assert np.array_equal(out, values.astype(ml_dtypes.bfloat16).astype(np.float32).T)
+
+
+def read_back(values, dtype, isa):
+    """What a layer holds: an identity activation reads it, exactly."""
+    out = np.empty((values.shape[1], values.shape[0]), np.float32)
+    _native.PackedLinear(values, dtype, isa)(np.eye(values.shape[1], dtype=np.float32), out)
+    return out.T
+
+
+def test_float16_is_kept_as_it_is(isa):
+    """Every finite code, and the neighbours of each tie between them from float32."""
+    codes = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = codes[np.isfinite(codes)].reshape(-1, 32)
+    assert np.array_equal(read_back(finite, "float16", isa), finite.astype(np.float32))
+    positive = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    ties = (positive[:-1] + positive[1:]) / 2  # exact in float32
+    values = np.concatenate([ties, np.nextafter(ties, np.float32(0)), np.nextafter(ties, np.float32(1e9)), [0, 1e-45, 2.0**-126]])
+    values = np.concatenate([values, -values, np.zeros(-2 * len(values) % 32)]).astype(np.float32).reshape(-1, 32)
+    assert np.array_equal(read_back(values, "float16", isa), values.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("source", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("value", [65536, -65536, 3.3e38])
+def test_what_float16_cannot_hold_is_refused(source, value):
+    values = np.zeros((40, 32), source)
+    values[33, 5] = value
+    with pytest.raises(OverflowError, match=r"at most 65504 in magnitude for float16, found .*; bfloat16") as refused:
+        _native.PackedLinear(values, "float16")
+    found = str(refused.value).split("found ")[1].split(";")[0]
+    assert np.float32(found) == np.float32(values[33, 5])
+    assert np.array_equal(read_back(values, "float32", ""), values.astype(np.float32))
+    assert np.array_equal(read_back(values, "bfloat16", ""), values.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+def test_the_ends_of_float16():
+    """65504 is the last; what rounds to it is refused too, infinities and NaN are damage to be seen later, as in other formats."""
+    values = np.zeros((4, 32), np.float32)
+    values[0, :2] = 65504, -65504
+    assert np.array_equal(read_back(values, "float16", ""), values)
+    values[1, 7] = np.nextafter(np.float32(65504), np.float32(1e9))
+    with pytest.raises(OverflowError, match=r"found 65504\.0039"):
+        _native.PackedLinear(values, "float16")
+    for damage in (np.inf, -np.inf, np.nan):
+        values[1, 7] = damage
+        out, x = np.empty((1, 4), np.float32), np.zeros((1, 32), np.float32)
+        x[0, 7] = 1
+        _native.PackedLinear(values, "float16")(x, out)
+        assert np.array_equal(out[0], [0, damage, 0, 0], equal_nan=True)

@@ -135,11 +135,13 @@ def test_bench_prints_a_line_for_each_format(monkeypatch, capsys):
     import json
 
     from llada_native import bench, cli
+    from llada_native.loading import DTYPES
 
     monkeypatch.setattr(bench, "SHAPES", {(64, 64): 4, (96, 64): 2, (64, 96): 1})
     monkeypatch.setattr(bench, "SECONDS", 0.001)
     assert cli.main(["bench", "--rows", "1", "5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["results"]
     assert len(found) == 2 * len(bench.FORMATS) and all(line["gflops"] > 0 for line in found)
+    assert {"auto", *(line["dtype"] for line in found)} == set(DTYPES)
     assert cli.main(["bench", "--rows", "3"]) == 0
     assert capsys.readouterr().out.count("\n") == 2 + len(bench.FORMATS)

@@ -257,6 +257,8 @@ def test_builds_agree_on_the_weights(tmp_path):
 
 def test_memory(tmp_path):
     config = folders.config(d_model=256, n_heads=4, mlp_hidden_size=1024)
+    halves = [LLaDAForCausalLM.random(config, dtype).memory()["weights"] for dtype in ("bfloat16", "float16")]
+    assert halves[0] == halves[1]
     for dtype, group, bits in (("int8", 128, 8.25), ("int4", 128, 4.25), ("int4", 32, 5)):
         model = LLaDAForCausalLM.random(config, dtype, group_size=group)
         table = 64 * 256

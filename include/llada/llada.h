@@ -36,7 +36,15 @@ typedef enum LLaDAStatus {
 
 /* What callers pass is int: any value is then defined, and wrong ones can be refused. */
 typedef int LLaDADType;
-enum { LLADA_FLOAT32 = 0, LLADA_BFLOAT16 = 1, LLADA_FLOAT16 = 2 };
+enum {
+  LLADA_FLOAT32 = 0,
+  LLADA_BFLOAT16 = 1,
+  LLADA_FLOAT16 = 2,
+  LLADA_INT8 = 3, /* of weights in memory only: integers with a float32 scale for every group of inputs of an output channel */
+  LLADA_INT4 = 4  /* likewise; the embedding is then bfloat16 and the head int8, for both */
+};
+
+#define LLADA_DEFAULT_GROUP_SIZE 64 /* weights that share a scale, where group_size is 0 */
 
 typedef int LLaDADevice;
 enum {
@@ -55,8 +63,8 @@ typedef struct LLaDAModel LLaDAModel;     /* calls from several threads take tur
 typedef struct LLaDAKVCache LLaDAKVCache; /* keys and values of one request; one call at a time uses it */
 
 typedef struct LLaDAMeta {
-  LLaDADType dtype;         /* of the weights in memory: float32 or bfloat16 */
-  LLaDADType weights_dtype; /* of the arrays in LLaDAWeights; of a loaded folder, the same as dtype */
+  LLaDADType dtype;         /* of the weights in memory, any; lladaGroupSize tells the groups of integers */
+  LLaDADType weights_dtype; /* of the arrays in LLaDAWeights, a float; of a loaded folder, the same as dtype */
   uint32_t layers;          /* transformer blocks */
   uint32_t d_model;         /* width of the residual stream */
   uint32_t heads;           /* of the queries */
@@ -89,15 +97,27 @@ typedef struct LLaDAWeights {
 
 /* ---- models */
 
-/* Packs the weights, which may be freed afterwards. ndev is 1 and dev_ids NULL or {0}: lladaSetThreads is how CPUs are shared. */
+/* Packs the weights, which may be freed afterwards; integers are quantised in groups of LLADA_DEFAULT_GROUP_SIZE. A finite weight above
+ * 65504 in magnitude cannot be held as float16: an invalid argument. ndev is 1 and dev_ids NULL or {0}: lladaSetThreads is how CPUs are
+ * shared. */
 LLADA_API LLaDAModel* createLLaDAModel(const LLaDAMeta* meta, const LLaDAWeights* weights, LLaDADevice device, int ndev,
                                        const int* dev_ids);
+
+/* createLLaDAModel with group_size weights of an output channel to a scale: 32, 64 or 128, or 0 for the default. Of no meaning for
+ * floats. */
+LLADA_API LLaDAModel* createLLaDAModelGrouped(const LLaDAMeta* meta, const LLaDAWeights* weights, LLaDADevice device, int ndev,
+                                              const int* dev_ids, uint32_t group_size);
 
 /* Loads a Hugging Face folder (a UTF-8 path): bfloat16 in memory when every tensor is BF16, else float32.
  * threads 0: LLADA_NUM_THREADS, or the cores this process may use. */
 LLADA_API LLaDAModel* lladaLoadModel(const char* folder, int threads);
 
+/* lladaLoadModel with the dtype in memory, whatever the folder's, and its group_size as in createLLaDAModelGrouped. */
+LLADA_API LLaDAModel* lladaLoadModelAs(const char* folder, int threads, LLaDADType dtype, uint32_t group_size);
+
 LLADA_API int lladaModelMeta(const LLaDAModel* model, LLaDAMeta* out);
+
+LLADA_API uint32_t lladaGroupSize(const LLaDAModel* model); /* 0 for float weights, and on error */
 
 /* No call may be using the model. NULL is fine. */
 LLADA_API int destroyLLaDAModel(LLaDAModel* model);

@@ -57,8 +57,8 @@ struct RaggedBatch {
 // Thread-safe once loaded: calls from several threads take turns.
 class Model {
  public:
-  // `isa` is empty for active_isa(). Matrices are held as float32, bfloat16, int8 or int4; with integers the embedding is bfloat16 and
-  // the head int8.
+  // `isa` is empty for active_isa(). Matrices are held as float32, bfloat16, float16, int8 or int4; with integers the embedding is
+  // bfloat16 and the head int8.
   // With `packed_file`, the weights are mapped from a file that `save` wrote under the same tag, read-only and shared between processes;
   // std::invalid_argument says that it is another.
   Model(const ModelConfig& config, WeightFormat weights, const std::string& isa, int threads, const std::string& packed_file = "",
@@ -68,6 +68,7 @@ class Model {
   Model& operator=(const Model&) = delete;
 
   // Stores rows [row_begin, row_begin + rows) of a matrix, or a whole vector with rows = its length. Row-major, any alignment.
+  // Throws std::out_of_range when float16 weights cannot hold a finite value (above 65504 in magnitude); the rows are then undefined.
   void load(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype);
 
   // All weights as they lie in memory. The layout is that of the instruction set, which `tag` has to name, beside the configuration, the

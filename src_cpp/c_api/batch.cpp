@@ -2,8 +2,8 @@
 
 #include <stdexcept>
 
-LLaDAModel::LLaDAModel(const LLaDAMeta& meta, const llada::ModelConfig& config, int threads)
-    : meta(meta), model(config, static_cast<llada::DType>(meta.dtype), "", threads) {}
+LLaDAModel::LLaDAModel(const LLaDAMeta& meta, const llada::ModelConfig& config, const llada::WeightFormat& format, int threads)
+    : meta(meta), format(format), model(config, format, "", threads) {}
 
 namespace llada {
 

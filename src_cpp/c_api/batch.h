@@ -9,9 +9,10 @@
 #include "llada/model.h"
 
 struct LLaDAModel {
-  LLaDAModel(const LLaDAMeta& meta, const llada::ModelConfig& config, int threads);
+  LLaDAModel(const LLaDAMeta& meta, const llada::ModelConfig& config, const llada::WeightFormat& format, int threads);
 
   const LLaDAMeta meta;
+  const llada::WeightFormat format;
   llada::Model model;
 };
 

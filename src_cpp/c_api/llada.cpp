@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -26,6 +27,7 @@ using llada::Model;
 using llada::ModelConfig;
 using llada::Tensor;
 using llada::UnsupportedError;
+using llada::WeightFormat;
 using llada::entry;
 using llada::require;
 
@@ -91,14 +93,27 @@ void check_device(LLaDADevice device, int ndev, const int* dev_ids) {
   if (dev_ids && dev_ids[0] != 0) throw std::invalid_argument("dev_ids[0]: expected 0, found " + std::to_string(dev_ids[0]));
 }
 
-void check_dtype(const char* name, LLaDADType dtype, int largest, const char* expected) {
-  if (dtype < 0 || dtype > largest)
-    throw UnsupportedError(std::string(name) + ": expected " + expected + ", found " +
-                           (dtype == LLADA_FLOAT16 ? "float16" : std::to_string(dtype)));
+const char* const kDTypes[] = {"float32", "bfloat16", "float16", "int8", "int4"};
+
+void check_dtype(const char* name, LLaDADType dtype, LLaDADType largest, const char* expected) {
+  if (dtype >= 0 && dtype <= largest) return;
+  const bool known = dtype >= 0 && dtype <= LLADA_INT4;
+  throw UnsupportedError(std::string(name) + ": expected " + expected + ", found " + (known ? kDTypes[dtype] : std::to_string(dtype)));
+}
+
+void check_format(const char* name, LLaDADType dtype) {
+  check_dtype(name, dtype, LLADA_INT4, "float32, bfloat16, float16, int8 or int4");
+}
+
+WeightFormat format_of(LLaDADType dtype, uint32_t group_size) {
+  if (group_size != 0 && group_size != 32 && group_size != 64 && group_size != 128)
+    throw std::invalid_argument("group_size: expected 32, 64 or 128, or 0 for " + std::to_string(LLADA_DEFAULT_GROUP_SIZE) + ", found " +
+                                std::to_string(group_size));
+  return WeightFormat(static_cast<DType>(dtype), group_size == 0 ? LLADA_DEFAULT_GROUP_SIZE : static_cast<int>(group_size));
 }
 
 void check_meta(const LLaDAMeta& m) {
-  check_dtype("meta.dtype", m.dtype, LLADA_BFLOAT16, "float32 or bfloat16");
+  check_format("meta.dtype", m.dtype);
   check_dtype("meta.weights_dtype", m.weights_dtype, LLADA_FLOAT16, "float32, bfloat16 or float16");
   const auto within = [](const std::string& name, uint32_t value, uint32_t most) {
     if (value < 1 || value > most)
@@ -145,24 +160,27 @@ LLaDAMeta meta_of(const llada::FolderConfig& f, DType dtype) {
 }
 
 // Before anything is allocated: a system that promises more memory than it has would end the process later.
-void check_memory(const ModelConfig& c, DType dtype) {
+void check_memory(const ModelConfig& c, const WeightFormat& format) {
   const double d = static_cast<double>(c.d_model), q = static_cast<double>(c.heads * c.head_dim);
   const double kv = static_cast<double>(c.kv_heads * c.head_dim), mlp = static_cast<double>(c.mlp_hidden);
-  const double matrices = static_cast<double>(c.layers) * d * (2 * q + 2 * kv + 3 * mlp) +
-                          static_cast<double>(c.vocabulary) * d * (c.tied_head ? 1 : 2);
-  const double need = matrices * static_cast<double>(llada::size_of(dtype));
+  const double layers = static_cast<double>(c.layers) * d * (2 * q + 2 * kv + 3 * mlp), table = static_cast<double>(c.vocabulary) * d;
+  const double scale = format.quantized() ? 4.0 / format.group : 0;  // bytes of scales a weight
+  const double floats = format.dtype == DType::float32 ? 4 : 2;
+  const double layer = format.quantized() ? (format.dtype == DType::int4 ? 0.5 : 1) + scale : floats;
+  const double head = format.quantized() ? 1 + scale : floats;
+  const double need = layers * layer + table * (head + (c.tied_head ? 0 : floats));
   const auto have = llada::available_memory();
   if (!have || need <= *have) return;
   char message[128];
   std::snprintf(message, sizeof message, "the weights need %.1f GiB as %s, and %.1f GiB are available", need / kGiB,
-                dtype == DType::float32 ? "float32" : "bfloat16", *have / kGiB);
+                kDTypes[static_cast<int>(format.dtype)], *have / kGiB);
   throw NotEnoughMemory(message);
 }
 
-std::unique_ptr<LLaDAModel> new_model(const LLaDAMeta& meta, int threads) {
+std::unique_ptr<LLaDAModel> new_model(const LLaDAMeta& meta, const WeightFormat& format, int threads) {
   const ModelConfig config = config_of(meta);
-  check_memory(config, static_cast<DType>(meta.dtype));
-  return std::make_unique<LLaDAModel>(meta, config, threads);
+  check_memory(config, format);
+  return std::make_unique<LLaDAModel>(meta, config, format, threads);
 }
 
 struct LayerTensor {
@@ -198,11 +216,29 @@ void check_weights(const LLaDAWeights& w, const ModelConfig& c) {
 
 void load_weights(Model& model, const LLaDAWeights& w, DType dtype) {
   const ModelConfig& c = model.config();
-  model.load(Tensor::embedding, -1, 0, c.vocabulary, w.embedding, dtype);
-  model.load(Tensor::final_norm, -1, 0, c.d_model, w.final_norm, dtype);
-  if (!c.tied_head) model.load(Tensor::head, -1, 0, c.vocabulary, w.head, dtype);
+  const auto load = [&](const std::string& name, Tensor tensor, int64_t layer, int64_t rows, const void* data) {
+    try {
+      model.load(tensor, layer, 0, rows, data, dtype);
+    } catch (const std::out_of_range& e) {
+      throw std::invalid_argument(name + ": " + e.what());
+    }
+  };
+  load("weights.embedding", Tensor::embedding, -1, c.vocabulary, w.embedding);
+  load("weights.final_norm", Tensor::final_norm, -1, c.d_model, w.final_norm);
+  if (!c.tied_head) load("weights.head", Tensor::head, -1, c.vocabulary, w.head);
   for (const LayerTensor& t : layer_tensors(w, c))
-    for (int64_t i = 0; i < c.layers; ++i) model.load(t.tensor, i, 0, t.rows, t.arrays[i], dtype);
+    for (uint32_t i = 0; i < c.layers; ++i) load(entry(t.name, i), t.tensor, i, t.rows, t.arrays[i]);
+}
+
+// Without a format, that of the folder.
+std::unique_ptr<LLaDAModel> load_folder(const char* folder, int threads, const std::optional<WeightFormat>& format) {
+  require(folder, "folder");
+  const int wanted = threads == 0 ? llada::default_threads() : threads;
+  const llada::Folder source(std::filesystem::u8path(folder));
+  const WeightFormat held = format.value_or(source.dtype());
+  std::unique_ptr<LLaDAModel> made = new_model(meta_of(source.config(), held.dtype), held, wanted);
+  source.load(made->model);
+  return made;
 }
 
 // ---- rounds of denoising
@@ -274,14 +310,20 @@ std::vector<Winner> draw_winners(const Model& model, const std::vector<OpenRow>&
 }  // namespace
 
 LLaDAModel* createLLaDAModel(const LLaDAMeta* meta, const LLaDAWeights* weights, LLaDADevice device, int ndev, const int* dev_ids) {
+  return createLLaDAModelGrouped(meta, weights, device, ndev, dev_ids, 0);
+}
+
+LLaDAModel* createLLaDAModelGrouped(const LLaDAMeta* meta, const LLaDAWeights* weights, LLaDADevice device, int ndev, const int* dev_ids,
+                                    uint32_t group_size) {
   std::unique_ptr<LLaDAModel> made;
   const LLaDAStatus status = guarded([&] {
     check_device(device, ndev, dev_ids);
     require(meta, "meta");
     require(weights, "weights");
     check_meta(*meta);
+    const WeightFormat format = format_of(meta->dtype, group_size);
     check_weights(*weights, config_of(*meta));
-    made = new_model(*meta, llada::default_threads());
+    made = new_model(*meta, format, llada::default_threads());
     load_weights(made->model, *weights, static_cast<DType>(meta->weights_dtype));
   });
   return status == LLADA_OK ? made.release() : nullptr;
@@ -289,12 +331,15 @@ LLaDAModel* createLLaDAModel(const LLaDAMeta* meta, const LLaDAWeights* weights,
 
 LLaDAModel* lladaLoadModel(const char* folder, int threads) {
   std::unique_ptr<LLaDAModel> made;
+  const LLaDAStatus status = guarded([&] { made = load_folder(folder, threads, std::nullopt); });
+  return status == LLADA_OK ? made.release() : nullptr;
+}
+
+LLaDAModel* lladaLoadModelAs(const char* folder, int threads, LLaDADType dtype, uint32_t group_size) {
+  std::unique_ptr<LLaDAModel> made;
   const LLaDAStatus status = guarded([&] {
-    require(folder, "folder");
-    const int wanted = threads == 0 ? llada::default_threads() : threads;
-    const llada::Folder source(std::filesystem::u8path(folder));
-    made = new_model(meta_of(source.config(), source.dtype()), wanted);
-    source.load(made->model);
+    check_format("dtype", dtype);
+    made = load_folder(folder, threads, format_of(dtype, group_size));
   });
   return status == LLADA_OK ? made.release() : nullptr;
 }
@@ -305,6 +350,15 @@ int lladaModelMeta(const LLaDAModel* model, LLaDAMeta* out) {
     require(out, "out");
     *out = model->meta;
   });
+}
+
+uint32_t lladaGroupSize(const LLaDAModel* model) {
+  uint32_t group_size = 0;
+  guarded([&] {
+    require(model, "model");
+    if (model->format.quantized()) group_size = static_cast<uint32_t>(model->format.group);
+  });
+  return group_size;
 }
 
 int destroyLLaDAModel(LLaDAModel* model) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <set>
+#include <stdexcept>
 
 #include "checkpoint/errors.h"
 #include "checkpoint/file.h"
@@ -167,7 +168,11 @@ void Folder::load(Model& model) const {
       const int64_t n = std::min(step, rows - begin);
       slice.resize(static_cast<size_t>(n * row_bytes));
       file.read(source.stored.offset + static_cast<uint64_t>(begin * row_bytes), slice.data(), slice.size());
-      model.load(spec.role, spec.layer, begin, n, slice.data(), dtype);
+      try {
+        model.load(spec.role, spec.layer, begin, n, slice.data(), dtype);
+      } catch (const std::out_of_range& e) {
+        throw std::invalid_argument(source.file.u8string() + ": tensor " + name + ": " + e.what());
+      }
     }
   }
 }

@@ -27,6 +27,7 @@ class Folder {
 
   const FolderConfig& config() const { return config_; }
   DType dtype() const;  // bfloat16 when every tensor is, else float32
+  // Throws std::invalid_argument when the model's format cannot hold a value of the folder.
   void load(Model& model) const;
 
  private:

@@ -110,15 +110,24 @@ int64_t multiply_add(int64_t rounds, float* sink) {
   return rounds * kChains * Vec::kLanes * 2;
 }
 
-void widen_bf16(const uint16_t* x, float* out, size_t n) {
+template <class Load>
+void widen(const uint16_t* x, float* out, size_t n, Load load_half) {
   size_t i = 0;
-  for (; i + Vec::kLanes <= n; i += Vec::kLanes) store(out + i, load_bf16(x + i));
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) store(out + i, load_half(x + i));
   if (i == n) return;
   uint16_t tail[Vec::kLanes] = {};
   float wide[Vec::kLanes];
   for (size_t j = i; j < n; ++j) tail[j - i] = x[j];
-  store(wide, load_bf16(tail));
+  store(wide, load_half(tail));
   for (size_t j = i; j < n; ++j) out[j] = wide[j - i];
+}
+
+void widen_bf16(const uint16_t* x, float* out, size_t n) {
+  widen(x, out, n, [](const uint16_t* p) { return load_bf16(p); });
+}
+
+void widen_f16(const uint16_t* x, float* out, size_t n) {
+  widen(x, out, n, [](const uint16_t* p) { return load_f16(p); });
 }
 
 // ---- elementwise

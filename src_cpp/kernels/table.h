@@ -115,6 +115,7 @@ struct KernelTable {
 
   // out[n] = x[n], exact.
   void (*widen_bf16)(const uint16_t* x, float* out, size_t n);
+  void (*widen_f16)(const uint16_t* x, float* out, size_t n);
 
   // out[n] = x[n] / sqrt(mean(x^2) + eps) * weight[n]
   void (*rms_norm_f32)(const float* x, const float* weight, float* out, int n, float eps);

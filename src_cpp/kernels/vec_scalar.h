@@ -38,6 +38,20 @@ inline Vec load_bf16(const uint16_t* p) {
     return f;
   });
 }
+// Subnormals are fraction * 2^-24, exact in float32; others move their exponent from bias 15 to 127, and from 31 to 255.
+inline Vec load_f16(const uint16_t* p) {
+  return map([=](int i) {
+    const uint32_t sign = static_cast<uint32_t>(p[i] & 0x8000) << 16, magnitude = p[i] & 0x7fff;
+    const float small = static_cast<float>(static_cast<int32_t>(magnitude)) * 5.9604644775390625e-8f;
+    uint32_t bits;
+    memcpy(&bits, &small, 4);
+    if (magnitude >= 0x400) bits = (magnitude << 13) + (magnitude < 0x7c00 ? 112u << 23 : 224u << 23);
+    bits |= sign;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+  });
+}
 inline Vec add(Vec a, Vec b) { return map([&](int i) { return a.v[i] + b.v[i]; }); }
 inline Vec sub(Vec a, Vec b) { return map([&](int i) { return a.v[i] - b.v[i]; }); }
 inline Vec mul(Vec a, Vec b) { return map([&](int i) { return a.v[i] * b.v[i]; }); }

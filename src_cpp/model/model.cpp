@@ -250,8 +250,6 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
 Model::Model(const ModelConfig& config, WeightFormat weights, const std::string& isa, int threads, const std::string& packed_file,
              const std::string& tag)
     : impl_(std::make_unique<Impl>(config, weights, isa, threads)) {
-  if (weights.dtype == DType::float16)
-    throw std::invalid_argument("weights: expected float32, bfloat16, int8 or int4, found float16");
   if (packed_file.empty()) {
     impl_->weights.allocate();
   } else {

@@ -1,12 +1,15 @@
 // Between the float formats of checkpoints and those of the engine, one element at a time.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
 #include "llada/types.h"
 
 namespace llada {
+
+[[noreturn]] void throw_beyond_f16(float value);
 
 inline float bits_to_float(uint32_t bits) {
   float f;
@@ -39,6 +42,20 @@ inline float f16_to_float(uint16_t h) {
   return bits_to_float(sign | ((exponent + 112) << 23) | (fraction << 13));
 }
 
+// The largest finite float16.
+constexpr float kLargestF16 = 65504.0f;
+
+// Round to nearest, ties to even, for |f| up to kLargestF16; infinities and NaN stay what they are.
+inline uint16_t float_to_f16(float f) {
+  const uint32_t bits = float_to_bits(f), magnitude = bits & 0x7fffffffu, sign = (bits >> 16) & 0x8000;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00 | ((magnitude >> 13) & 0x3ff));
+  if (magnitude == 0x7f800000u) return static_cast<uint16_t>(sign | 0x7c00);
+  if (magnitude < 0x38800000u) {  // below 2^-14, multiples of 2^-24: the unit in the last place of 0.5, where the sum is rounded
+    return static_cast<uint16_t>(sign | (float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u));
+  }
+  return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13));
+}
+
 // Element i of unaligned data.
 inline float element(const void* data, DType dtype, int64_t i) {
   if (dtype == DType::float32) {
@@ -49,6 +66,18 @@ inline float element(const void* data, DType dtype, int64_t i) {
   uint16_t h;
   std::memcpy(&h, static_cast<const char*>(data) + i * 2, sizeof h);
   return dtype == DType::bfloat16 ? bf16_to_float(h) : f16_to_float(h);
+}
+
+// Element i of unaligned data becomes the nearest number of its dtype. Throws std::out_of_range for a finite value beyond float16, which
+// would become infinite.
+inline void store_element(void* data, DType dtype, int64_t i, float value) {
+  if (dtype == DType::float32) {
+    std::memcpy(static_cast<char*>(data) + i * 4, &value, sizeof value);
+    return;
+  }
+  if (dtype == DType::float16 && std::fabs(value) > kLargestF16 && !std::isinf(value)) throw_beyond_f16(value);
+  const uint16_t h = dtype == DType::bfloat16 ? float_to_bf16(value) : float_to_f16(value);
+  std::memcpy(static_cast<char*>(data) + i * 2, &h, sizeof h);
 }
 
 }  // namespace llada

@@ -1,7 +1,5 @@
 #include "ops/embed.h"
 
-#include <cstring>
-
 #include "ops/convert.h"
 
 namespace llada {
@@ -9,16 +7,8 @@ namespace llada {
 void Embedding::load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype) {
   const int64_t grain = 1 + 32768 / width_;
   team.split(rows, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin * width_; i < end * width_; ++i) {
-      const float value = element(data, dtype, i);
-      const int64_t at = row_begin * width_ + i;
-      if (dtype_ == DType::float32) {
-        std::memcpy(data_.data() + at * 4, &value, 4);
-      } else {
-        const uint16_t rounded = float_to_bf16(value);
-        std::memcpy(data_.data() + at * 2, &rounded, 2);
-      }
-    }
+    for (int64_t i = begin * width_; i < end * width_; ++i)
+      store_element(data_.data(), dtype_, row_begin * width_ + i, element(data, dtype, i));
   });
 }
 

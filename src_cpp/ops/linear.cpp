@@ -17,11 +17,6 @@ constexpr int64_t kPanelGroup = 8;
 constexpr int64_t kResidentBytes = 512 << 10;
 constexpr int64_t kTailRows = 64;
 
-template <class T>
-void store_element(char* data, int64_t i, T value) {
-  std::memcpy(data + i * static_cast<int64_t>(sizeof(T)), &value, sizeof(T));
-}
-
 // What one thread unpacks weights into.
 struct Scratch {
   alignas(64) float floats[kDepthBlock * kMaxPanel];
@@ -164,15 +159,9 @@ void Linear::load(Team& team, int64_t row_begin, int64_t rows, const void* data,
         continue;
       }
       for (int64_t k = 0; k < depth_; ++k) {
-        for (int64_t n = from; n < to; ++n) {
-          const float value = element(data, dtype, (n - row_begin) * depth_ + k);
-          const int64_t at = (p * depth_ + k) * panel_ + n - p * panel_;
-          if (format_.dtype == DType::float32) {
-            store_element(data_.data(), at, value);
-          } else {
-            store_element(data_.data(), at, float_to_bf16(value));
-          }
-        }
+        for (int64_t n = from; n < to; ++n)
+          store_element(data_.data(), format_.dtype, (p * depth_ + k) * panel_ + n - p * panel_,
+                        element(data, dtype, (n - row_begin) * depth_ + k));
       }
     }
   });
@@ -224,7 +213,8 @@ Ahead Linear::stored(int64_t panel, int64_t depth_begin, int64_t depth_count) co
 const float* Linear::block(int64_t panel, int64_t depth_begin, int64_t depth_count, float* scratch) const {
   const int64_t at = (panel * depth_ + depth_begin) * panel_;
   if (format_.dtype == DType::float32) return reinterpret_cast<const float*>(data_.data()) + at;
-  kernels_->widen_bf16(reinterpret_cast<const uint16_t*>(data_.data()) + at, scratch, static_cast<size_t>(depth_count * panel_));
+  const auto widen = format_.dtype == DType::bfloat16 ? kernels_->widen_bf16 : kernels_->widen_f16;
+  widen(reinterpret_cast<const uint16_t*>(data_.data()) + at, scratch, static_cast<size_t>(depth_count * panel_));
   return scratch;
 }
 

@@ -32,7 +32,8 @@ class Linear {
     if (format_.quantized()) f(scales_, panels_ * groups_ * panel_ * static_cast<int64_t>(sizeof(float)));
   }
 
-  // Packs, and quantises, rows [row_begin, row_begin + rows) of the matrix.
+  // Packs, and quantises, rows [row_begin, row_begin + rows) of the matrix. Throws std::out_of_range for a value beyond float16 in that
+  // format; the rows are then undefined.
   void load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype);
 
   // out[depth] = row `channel` of the matrix.
