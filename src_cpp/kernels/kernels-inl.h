@@ -99,12 +99,24 @@ void gemm_f32(const FloatTile& tile) {
 }
 
 int64_t multiply_add(int64_t rounds, float* sink) {
+#ifdef __aarch64__
+  constexpr int kChains = 16;  // the latency of a multiply-add is 4 cycles, up to four start in each
+#else
   constexpr int kChains = 10;  // the latency of a multiply-add is 4 or 5 cycles, two start in each
+#endif
   Vec acc[kChains];
   for (int i = 0; i < kChains; ++i) acc[i] = load(sink);
   const Vec factor = load(sink);
-  for (int64_t n = 0; n < rounds; ++n)
+  for (int64_t n = 0; n < rounds; ++n) {
+#ifdef __aarch64__  // fmla overwrites the addend: factor would be copied for each
+    for (int i = 0; i < kChains; ++i) acc[i] = fma(acc[i], factor, acc[i]);
+#else
     for (int i = 0; i < kChains; ++i) acc[i] = fma(acc[i], factor, factor);
+#endif
+  }
+#ifdef __aarch64__  // as in gemm_tile
+#pragma GCC unroll 16
+#endif
   for (int i = 1; i < kChains; ++i) acc[0] = add(acc[0], acc[i]);
   store(sink, acc[0]);
   return rounds * kChains * Vec::kLanes * 2;

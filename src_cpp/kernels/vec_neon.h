@@ -22,6 +22,7 @@ struct Tiling {
 #endif
 };
 
+inline void prefetch(const char* p) { __builtin_prefetch(p); }
 inline Vec zero() { return {vdupq_n_f32(0.0f)}; }
 inline Vec broadcast(float x) { return {vdupq_n_f32(x)}; }
 inline Vec load(const float* p) { return {vld1q_f32(p)}; }

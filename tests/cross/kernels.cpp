@@ -16,7 +16,9 @@
 
 namespace {
 
+using llada::Ahead;
 using llada::AttentionTile;
+using llada::Extremes;
 using llada::KernelTable;
 using llada::QuantizedTile;
 
@@ -63,13 +65,13 @@ class Check {
 
   void at(const std::string& where) { where_ = where; }
 
-  void near(int i, float found, float wanted, double tolerance) {
+  void near(int i, double found, double wanted, double tolerance) {
     ++compared_;
     if (std::isnan(wanted) || std::isinf(wanted)) {
       if (std::isnan(wanted) ? !std::isnan(found) : found != wanted) fail(i, found, wanted, tolerance);
       return;
     }
-    const double excess = found == wanted ? 0 : std::abs(static_cast<double>(found) - wanted) / tolerance;
+    const double excess = found == wanted ? 0 : std::abs(found - wanted) / tolerance;
     if (excess > worst_) worst_ = excess;
     if (!(excess <= 1)) fail(i, found, wanted, tolerance);
   }
@@ -131,6 +133,13 @@ Buffer<float> filled(const std::string& fill, int n) {
 
 constexpr int kGap = 5;  // columns between rows that no kernel may touch
 
+// Bytes to fetch that end within a cache line and are no multiple of rows, depths or groups; for the first panel of a product only, so that
+// one without them is compared as well.
+Ahead ahead_of(int begin) {
+  static const Buffer<char> bytes(997);
+  return begin ? Ahead() : Ahead{bytes.data(), bytes.size()};
+}
+
 Buffer<float> multiply(const KernelTable& table, const float* a, int a_stride, const Buffer<float>& w, const Buffer<float>& c, int rows,
                        int depth, bool accumulate, Check& check) {
   const int stride = kChannels + kGap, w_stride = table.panel + 3;
@@ -141,7 +150,7 @@ Buffer<float> multiply(const KernelTable& table, const float* a, int a_stride, c
     Buffer<float> panel(depth * w_stride, NAN);
     for (int k = 0; k < depth; ++k)
       for (int j = 0; j < table.panel; ++j) panel[k * w_stride + j] = w[k * kChannels + begin + j];
-    table.gemm_f32(a, a_stride, panel.data(), w_stride, out.data() + begin, stride, rows, depth, accumulate);
+    table.gemm_f32({a, a_stride, panel.data(), w_stride, out.data() + begin, stride, rows, depth, accumulate, ahead_of(begin)});
   }
   check.guards(out);
   for (int r = 0; r < rows; ++r)
@@ -195,7 +204,7 @@ struct Integers {
   int depth() const { return groups * group; }
   Buffer<int8_t> x;        // [rows, depth]
   Buffer<uint8_t> w;       // [depth, kChannels]
-  Buffer<float> x_scales;  // [rows, groups]
+  Buffer<float> x_scales;  // [groups, rows]
   Buffer<float> w_scales;  // [groups, kChannels]
   Buffer<float> c;         // [rows, kChannels]
 
@@ -213,9 +222,9 @@ struct Integers {
 Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, int first, int rows, bool accumulate, Check& check) {
   const int stride = kChannels + kGap, depth = in.depth();
   Buffer<float> out(rows * stride, NAN);
-  Buffer<int32_t> sums(rows * in.groups);
+  Buffer<int32_t> sums(in.groups * in.rows);
   for (int r = 0; r < rows; ++r) {
-    for (int k = 0; k < depth; ++k) sums[r * in.groups + k / in.group] += in.x[(first + r) * depth + k];
+    for (int k = 0; k < depth; ++k) sums[k / in.group * in.rows + first + r] += in.x[(first + r) * depth + k];
     for (int j = 0; accumulate && j < kChannels; ++j) out[r * stride + j] = in.c[(first + r) * kChannels + j];
   }
   for (int begin = 0; begin < kChannels; begin += table.panel) {
@@ -229,9 +238,9 @@ Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, i
     QuantizedTile tile;
     tile.x = in.x.data() + first * depth;
     tile.x_stride = depth;
-    tile.x_scales = in.x_scales.data() + first * in.groups;
-    tile.x_sums = sums.data();
-    tile.x_group_stride = in.groups;
+    tile.x_scales = in.x_scales.data() + first;
+    tile.x_sums = sums.data() + first;
+    tile.x_group_stride = in.rows;
     tile.w = panel.data();
     tile.w_scales = scales.data();
     tile.c = out.data() + begin;
@@ -240,6 +249,7 @@ Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, i
     tile.groups = in.groups;
     tile.group = in.group;
     tile.accumulate = accumulate;
+    tile.ahead = ahead_of(begin);
     (bits == 4 ? table.gemm_u4 : table.gemm_u8)(tile);
   }
   check.guards(out);
@@ -306,7 +316,7 @@ void quantized(const KernelTable& table, const KernelTable& scalar, const Codes&
                   int64_t sum = 0;
                   for (int k = g * group; k < (g + 1) * group; ++k)
                     sum += in.x[r * in.depth() + k] * (in.w[k * kChannels + j] - codes.zero());
-                  size += std::abs(static_cast<double>(sum) * in.x_scales[r * groups + g] *
+                  size += std::abs(static_cast<double>(sum) * in.x_scales[g * rows + r] *
                                    in.w_scales[g * kChannels + j]);
                 }
                 check.near(i, scaled[i], wanted[i], (groups + 2) * (kEpsilon * size + kTiny));
@@ -338,10 +348,11 @@ void quantize(const KernelTable& table, const KernelTable& scalar) {
   const auto compare = [&](const Buffer<float>& x, int group) {
     const int n = x.size(), groups = (n + group - 1) / group;
     Buffer<int8_t> q(groups * group, 99), wanted_q = q;
-    Buffer<float> scales(groups), wanted_scales = scales;
-    Buffer<int32_t> sums(groups), wanted_sums = sums;
-    table.quantize_q8(x.data(), q.data(), scales.data(), sums.data(), n, group);
-    scalar.quantize_q8(x.data(), wanted_q.data(), wanted_scales.data(), wanted_sums.data(), n, group);
+    const int stride = 1 + n % 3;
+    Buffer<float> scales(groups * stride, 7.0f), wanted_scales = scales;
+    Buffer<int32_t> sums(groups * stride, 7), wanted_sums = sums;
+    table.quantize_q8(x.data(), q.data(), scales.data(), sums.data(), stride, n, group);
+    scalar.quantize_q8(x.data(), wanted_q.data(), wanted_scales.data(), wanted_sums.data(), stride, n, group);
     check.same(q, wanted_q);
     check.same(sums, wanted_sums);
     for (int g = 0; g < scales.size(); ++g) check.near(g, scales[g], wanted_scales[g], 0);
@@ -505,6 +516,118 @@ void attention(const KernelTable& table, const KernelTable& scalar) {
       }
 }
 
+// ---- the peak of a core
+
+// From ones, a multiply-add with factor 1 gives 2: after a round, what the sums of the sink add up to is the number of operations.
+void multiply_add(const KernelTable& table) {
+  Check check(table, "multiply_add");
+  Buffer<float> sink(kChannels, 1.0f);
+  const int64_t round = table.multiply_add(1, sink.data());
+  float total = 0;
+  for (int i = 0; i < kChannels && sink[i] != 1; ++i) total += sink[i];
+  check.same(0, round, static_cast<int64_t>(total));
+  check.guards(sink);
+  for (int rounds : {0, 2, 1000}) check.same(rounds, table.multiply_add(rounds, sink.data()), rounds * round);
+}
+
+// ---- statistics of a row of logits
+
+using Logits = std::vector<std::pair<std::string, Buffer<float>>>;
+
+// Rows of n logits, none above 40, and what is in them.
+Logits logits(int n) {
+  const auto with = [&](Buffer<float> x, std::initializer_list<int> places, float value) {
+    for (int i : places) x[(i % n + n) % n] = value;
+    return x;
+  };
+  Logits rows = {{"normal", normals(n, 5)}, {"all -inf", Buffer<float>(n, -INFINITY)}, {"all NaN", Buffer<float>(n, NAN)}};
+  rows.emplace_back("all equal", Buffer<float>(n, -3.5f));
+  rows.emplace_back("zeros of both signs", with(Buffer<float>(n), {uniform(0, n - 1), uniform(0, n - 1)}, -0.0f));
+  rows.emplace_back("descending", normals(n));
+  for (int i = 0; i < n; ++i) rows.back().second[i] = -0.25f * static_cast<float>(i);
+  rows.emplace_back("few values", normals(n));
+  for (int i = 0; i < n; ++i) rows.back().second[i] = static_cast<float>(uniform(-2, 2));
+  rows.emplace_back("far below", normals(n));
+  for (int i = 0; i < n; ++i) rows.back().second[i] = -std::uniform_real_distribution<float>(600, 900)(generator);
+  rows.emplace_back("one above -inf", with(Buffer<float>(n, -INFINITY), {uniform(0, n - 1)}, -7.0f));
+  rows.emplace_back("-inf among others", with(normals(n, 5), {0, n / 2, -1, uniform(0, n - 1)}, -INFINITY));
+  rows.emplace_back("lowest", with(normals(n), {uniform(0, n - 1)}, -FLT_MAX));
+  for (int i : {0, 15, 16, n / 2, -1}) {
+    const std::string place = std::to_string(i);
+    rows.emplace_back("largest at " + place, with(normals(n, 5), {i}, 40.0f));
+    rows.emplace_back("NaN at " + place, with(normals(n, 5), {i}, NAN));
+    rows.emplace_back("-NaN and largest at " + place, with(with(normals(n, 5), {i + 1}, 40.0f), {i}, -NAN));
+    rows.emplace_back("tie with the last at " + place, with(normals(n, 5), {i, -1}, 40.0f));
+    rows.emplace_back("tie 16 apart at " + place, with(normals(n, 5), {i, i + 16}, 40.0f));
+    rows.emplace_back("neighbours at " + place, with(with(normals(n, 5), {i + 1}, 40.0f), {i}, std::nextafter(40.0f, 0.0f)));
+  }
+  return rows;
+}
+
+// Around multiples of the lanes of the kernels.
+constexpr int kRowLengths[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 47, 48, 63, 65, 100, 1023, 4097};
+
+void extremes(const KernelTable& table, const KernelTable& scalar) {
+  Check check(table, "extremes");
+  for (int n : kRowLengths)
+    for (const auto& [name, x] : logits(n)) {
+      check.at(text({{"n", n}}, name.c_str()));
+      Extremes found = {7, 7, 7, 7}, wanted = {8, 8, 8, 8};
+      table.extremes(x.data(), n, &found);
+      scalar.extremes(x.data(), n, &wanted);
+      check.same(0, found.most, wanted.most);
+      check.same(1, found.second, wanted.second);
+      check.same(2, found.index, wanted.index);
+      check.same(3, found.nan, wanted.nan);
+
+      // Scalar and vectors are one source: both against the contract, which leaves open what a NaN does to the others.
+      Extremes exact = {-INFINITY, -INFINITY, -1, 0};
+      for (int i = 0; i < n; ++i) {
+        exact.nan |= std::isnan(x[i]);
+        if (x[i] > exact.most) {
+          exact.second = exact.most;
+          exact.most = x[i];
+          exact.index = i;
+        } else if (x[i] > exact.second) {
+          exact.second = x[i];
+        }
+      }
+      check.same(3, found.nan, exact.nan);
+      if (exact.nan) continue;
+      check.near(0, found.most, exact.most, 0);
+      check.near(1, found.second, exact.second, 0);
+      check.same(2, found.index, exact.index);
+    }
+}
+
+void softmax_sums(const KernelTable& table, const KernelTable& scalar) {
+  Check check(table, "softmax_sums");
+  for (int n : kRowLengths)
+    for (const auto& [name, x] : logits(n))
+      for (double shift : {40.0, 40.1, 123.456, 800.0}) {
+        check.at(text({{"n", n}, {"shift", static_cast<int>(shift)}}, name.c_str()));
+        double total = 7, moment = 7, wanted_total = 8, wanted_moment = 8;
+        table.softmax_sums(x.data(), n, shift, &total, &moment);
+        scalar.softmax_sums(x.data(), n, shift, &wanted_total, &wanted_moment);
+        check.same(0, total, wanted_total);
+        check.same(1, moment, wanted_moment);
+
+        double sum = 0, size = 0;
+        bool nan = false;
+        for (int i = 0; i < n; ++i) {
+          const double d = x[i] - shift, e = d > -708 ? std::exp(d) : 0;
+          nan |= std::isnan(d);
+          if (e > 0) sum += e, size -= e * d;
+        }
+        if (nan) continue;
+        // The exponential errs by 2 epsilon, that of libm by half of one; on each side a term of the moment rounds once more and a sum n
+        // times, by half an epsilon each.
+        const double relative = (n + 4) * DBL_EPSILON;
+        check.near(0, total, sum, relative * sum);
+        check.near(1, moment, -size, relative * size);
+      }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -523,6 +646,9 @@ int main(int argc, char** argv) {
       silu(table, scalar);
       rope(table, scalar);
       attention(table, scalar);
+      multiply_add(table);
+      extremes(table, scalar);
+      softmax_sums(table, scalar);
     }
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
