@@ -98,7 +98,7 @@ struct KernelTable {
 
   void (*gemm_f32)(const FloatTile& tile);
 
-  // Float multiply-adds in registers, as many at once as a tile of gemm_f32 has: what no product is faster than. Returns the
+  // Float multiply-adds on registers alone, enough chains of them to hide their latency: what no product is faster than. Returns the
   // operations done in `rounds`; their results go to sink[kMaxPanel].
   int64_t (*multiply_add)(int64_t rounds, float* sink);
 

@@ -382,19 +382,36 @@ void quantize(const KernelTable& table, const KernelTable& scalar) {
 
 // ---- elementwise
 
-void widen(const KernelTable& table) {
-  Check check(table, "widen_bf16");
+uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return std::isnan(value) ? 0x7fc00000 : bits;  // a NaN is a NaN
+}
+
+float exact_f16(uint16_t half) {
+  const int exponent = half >> 10 & 31, fraction = half & 1023;
+  const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                     : exponent     ? std::ldexp(1024.0f + static_cast<float>(fraction), exponent - 25)
+                                    : std::ldexp(static_cast<float>(fraction), -24);
+  return half >> 15 ? -size : size;
+}
+
+float exact_bf16(uint16_t half) {
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+void widen(const KernelTable& table, const char* name, void (*kernel)(const uint16_t*, float*, size_t), float (*exact)(uint16_t)) {
+  Check check(table, name);
   for (int n : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 65536}) {
     check.at(text({{"n", n}}));
     Buffer<uint16_t> x(n);
     Buffer<float> out(x.size());
     for (int i = 0; i < x.size(); ++i) x[i] = static_cast<uint16_t>(n == 65536 ? i : uniform(0, 65535));
-    table.widen_bf16(x.data(), out.data(), x.size());
-    for (int i = 0; i < x.size(); ++i) {
-      uint32_t bits;
-      std::memcpy(&bits, &out[i], 4);
-      check.same(i, bits, static_cast<uint32_t>(x[i]) << 16);
-    }
+    kernel(x.data(), out.data(), x.size());
+    for (int i = 0; i < x.size(); ++i) check.same(i, bits_of(out[i]), bits_of(exact(x[i])));
     check.guards(out);
   }
 }
@@ -641,7 +658,8 @@ int main(int argc, char** argv) {
       quantized(table, scalar, {"gemm_u8", 8});
       unpack(table);
       quantize(table, scalar);
-      widen(table);
+      widen(table, "widen_bf16", table.widen_bf16, exact_bf16);
+      widen(table, "widen_f16", table.widen_f16, exact_f16);
       rms_norm(table, scalar);
       silu(table, scalar);
       rope(table, scalar);
