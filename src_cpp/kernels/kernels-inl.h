@@ -219,6 +219,7 @@ void rope_f32(float* x, const float* cos, const float* sin, int half) {
 // ---- attention
 
 constexpr int kAttentionRows = Tiling::kRows * 2;
+static_assert(kAttentionRows <= llada::kMaxAttentionRows, "attention has room for the rows of a tile");
 
 void attention_f32(const AttentionTile& tile) {
   const int dim = tile.head_dim, width = (dim + kPanel - 1) / kPanel * kPanel;

@@ -24,8 +24,9 @@ constexpr int kMaxGroup = 128;
 // Keys of one attention block; a multiple of every panel.
 constexpr int kKeyBlock = 64;
 
-// Largest head dimension the attention kernel has room for.
+// Largest head dimension, and most rows of a tile, that attention has room for.
 constexpr int kMaxHeadDim = 256;
+constexpr int kMaxAttentionRows = 24;
 
 // One query tile of one head against every key of its request.
 struct AttentionTile {

@@ -42,35 +42,48 @@ void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& sh
 void attention(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans,
                Rows q) {
   const int64_t dim = shape.head_dim, width = round_up(dim, kernels.panel), tile_rows = kernels.attention_rows;
-  // A unit is one tile of queries of one head; a request's units lie together, its heads in order.
+  const int64_t group = shape.heads / shape.kv_heads;  // query heads that share a head of keys
+  // A unit is one tile of the queries of one head of keys, row by row and head by head of its group: together they load those keys once.
+  // A request's units lie together, its heads in order.
   std::vector<int64_t> unit_begin{0};
   int64_t work = 0;
   for (const Span& s : spans) {
-    unit_begin.push_back(unit_begin.back() + shape.heads * ((s.queries + tile_rows - 1) / tile_rows));
+    unit_begin.push_back(unit_begin.back() + shape.kv_heads * ((s.queries * group + tile_rows - 1) / tile_rows));
     work += s.queries * s.keys * shape.heads * dim;
   }
   const int64_t units = unit_begin.back();
   const int64_t grain = 1 + 100'000 * units / std::max<int64_t>(1, work);
   team.split(units, grain, [&](int64_t begin, int64_t end, int thread) {
+    float gathered[kMaxAttentionRows * kMaxHeadDim];
     size_t request = 0;
     for (int64_t u = begin; u < end; ++u) {
       if (team.stopped(thread)) return;
       while (u >= unit_begin[request + 1]) ++request;
       const Span& s = spans[request];
-      const int64_t tiles = (s.queries + tile_rows - 1) / tile_rows, unit = u - unit_begin[request];
-      const int64_t head = unit / tiles, first = unit % tiles * tile_rows, kv_head = head / (shape.heads / shape.kv_heads);
+      const int64_t queries = s.queries * group, tiles = (queries + tile_rows - 1) / tile_rows, unit = u - unit_begin[request];
+      const int64_t kv_head = unit / tiles, first = unit % tiles * tile_rows, count = std::min(tile_rows, queries - first);
+      const auto query = [&](int64_t i) {
+        return q.row(s.query_begin + (first + i) / group) + (kv_head * group + (first + i) % group) * dim;
+      };
       AttentionTile tile;
-      tile.q = q.row(s.query_begin + first) + head * dim;
+      tile.q = query(0);
       tile.q_stride = q.stride;
+      if (group > 1) {
+        for (int64_t i = 0; i < count; ++i) std::memcpy(gathered + i * dim, query(i), static_cast<size_t>(dim) * sizeof(float));
+        tile.q = gathered;
+        tile.q_stride = static_cast<ptrdiff_t>(dim);
+      }
       tile.k = s.store.k + kv_head * s.store.capacity * dim;
       tile.v = s.store.v + kv_head * s.store.capacity * width;
-      tile.out = q.row(s.query_begin + first) + head * dim;
-      tile.out_stride = q.stride;
-      tile.rows = static_cast<int>(std::min(tile_rows, s.queries - first));
+      tile.out = const_cast<float*>(tile.q);
+      tile.out_stride = tile.q_stride;
+      tile.rows = static_cast<int>(count);
       tile.keys = static_cast<int>(s.keys);
       tile.head_dim = static_cast<int>(dim);
       tile.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
       kernels.attention_f32(tile);
+      for (int64_t i = 0; group > 1 && i < count; ++i)
+        std::memcpy(query(i), gathered + i * dim, static_cast<size_t>(dim) * sizeof(float));
     }
   });
 }
