@@ -35,7 +35,7 @@ void gemm_tile(const FloatTile& t, int first, Ahead ahead) {
   Vec acc[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) acc[r][j] = zero();
-  const char* next = ahead.data;
+  const char* next = ahead.bytes > 0 ? ahead.data : reinterpret_cast<const char*>(w);  // an unmapped address would be looked up each time
   const ptrdiff_t step = ahead.bytes / t.depth;
   for (int k = 0; k < t.depth; ++k, w += t.w_stride, next += step) {
     prefetch(next);
@@ -239,7 +239,9 @@ void attention_f32(const AttentionTile& tile) {
     for (int r = 0; r < tile.rows; ++r) {
       float* s = scores + r * kKeyBlock;
       const int padded = (keys + kPanel - 1) / kPanel * kPanel;
-      for (int k = 0; k < keys; ++k) poison[r] += s[k] * 0.0f;  // NaN and infinity become NaN: maximum and exponential() lose them
+      Vec bad = zero();  // NaN and infinity become NaN: maximum and exponential() lose them. Padded keys are zeros
+      for (int k = 0; k < padded; k += Vec::kLanes) bad = fma(load(s + k), zero(), bad);
+      poison[r] += sum(bad);
       for (int k = keys; k < padded; ++k) s[k] = -INFINITY;
       Vec most = broadcast(-INFINITY);
       for (int k = 0; k < padded; k += Vec::kLanes) {

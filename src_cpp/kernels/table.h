@@ -22,7 +22,7 @@ constexpr int kQuantizedBlock = 1024;
 constexpr int kMaxGroup = 128;
 
 // Keys of one attention block; a multiple of every panel.
-constexpr int kKeyBlock = 64;
+constexpr int kKeyBlock = 128;
 
 // Largest head dimension, and most rows of a tile, that attention has room for.
 constexpr int kMaxHeadDim = 256;
