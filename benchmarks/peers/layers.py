@@ -31,6 +31,12 @@ def openblas(weight: Floats, threads: int) -> Layers:
     return {"OpenBLAS float32": lambda x: partial(np.matmul, x, weight.T, out=np.ones((len(x), len(weight)), np.float32))}
 
 
+def llama_cpp(weight: Floats, threads: int) -> Layers:
+    import ggml
+
+    return {f"llama.cpp {name}": ggml.Layer(weight, name, threads) for name in ggml.FORMATS}
+
+
 def torch(weight: Floats, threads: int) -> Layers:
     import torch as t
 
@@ -96,4 +102,4 @@ def openvino(weight: Floats, threads: int) -> Layers:
             "OpenVINO int4, group 128": layer(compressed(4, 128), 128), "OpenVINO int4, group 32": layer(compressed(4, 32), 32)}
 
 
-PEERS = (openblas, torch, openvino)
+PEERS = (openblas, llama_cpp, torch, openvino)

@@ -1,4 +1,4 @@
-"""Single linear layers of LLaDA-8B in this package and in OpenBLAS, PyTorch and OpenVINO, in one process and in turns.
+"""Single linear layers of LLaDA-8B in this package and in llama.cpp, OpenBLAS, PyTorch and OpenVINO, in one process and in turns.
 
     pip install ".[peers]"    # what is absent is left out
     python benchmarks/peers/linear.py --rows 32 160 512 --rounds 5
@@ -6,7 +6,7 @@
 Rates are in 10^9 multiplications and additions a second, medians over rounds. What each engine computes is in layers.py: PyTorch's int8
 quantises activations dynamically, OpenVINO's int8 and int4 too where the processor has VNNI, as ours do everywhere.
 
---isa limits ours. To limit the others alike: OPENBLAS_CORETYPE=Haswell, ONEDNN_MAX_CPU_ISA=AVX2, ATEN_CPU_CAPABILITY=avx2.
+--isa limits ours. To limit the others alike: llama.cpp as compare.py says, OPENBLAS_CORETYPE=Haswell, ONEDNN_MAX_CPU_ISA=AVX2, ATEN_CPU_CAPABILITY=avx2.
 """
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from turns import ratios, seconds, table
 
 SHAPES = ((4096, 4096), (4096, 12288), (12288, 4096))  # inputs, outputs
 RATIOS = (
+    ("int4, group 128", ("llama.cpp Q4_0", "llama.cpp Q4_K")),
+    ("int4, group 32", ("llama.cpp Q4_0", "llama.cpp Q4_K")),
+    ("int8", ("llama.cpp Q8_0",)),
+    ("bfloat16", ("llama.cpp BF16",)),
     ("float32", ("OpenBLAS float32",)),
     ("float32", ("torch float32",)),
     ("float32", ("OpenVINO float32",)),
