@@ -90,6 +90,8 @@ cdef extern from "llada/model.h" namespace "llada" nogil:
         int64_t selected
         const int32_t* positions
         KVCache* const* caches
+        const int32_t* slots
+        const int32_t* places
 
     cdef cppclass Model:
         Model(const ModelConfig&, WeightFormat, const string&, int, const string&, const string&) except +llada_raise_python_error

@@ -161,7 +161,7 @@ cdef class NativeModel:
             self.leave()
 
     def hidden(self, const int32_t[::1] tokens, const int32_t[::1] lengths, const int32_t[::1] rows,
-               const int32_t[::1] positions=None, caches=None):
+               const int32_t[::1] positions=None, caches=None, const int32_t[::1] slots=None, const int32_t[::1] places=None):
         """The final-norm output of the selected rows, float32 [len(rows), d_model].
 
         Parameters
@@ -175,6 +175,11 @@ cdef class NativeModel:
             Where each request's first token stands; above 0, its cache holds what is before. Default 0.
         caches : sequence of NativeKVCache or None, optional
             One a request.
+        slots : int32 [sum(lengths)], optional
+            Instead of positions, where the keys and values of each token lie in its request's cache: ascending, and from the cache's
+            length on without a gap.
+        places : int32 [sum(lengths)], optional
+            The position of each token for RoPE. Default: its slot.
         """
         cdef cpp.Model* model
         cdef NativeKVCache cache
@@ -183,6 +188,9 @@ cdef class NativeModel:
             raise ValueError(f"lengths: expected a sum of {tokens.shape[0]} tokens, found {sum(lengths)}")
         if positions is not None and positions.shape[0] != lengths.shape[0]:
             raise ValueError(f"positions: expected one for each of {lengths.shape[0]} requests, found {positions.shape[0]}")
+        for name, each in (("slots", slots), ("places", places)):
+            if each is not None and len(each) != tokens.shape[0]:
+                raise ValueError(f"{name}: expected one for each of {tokens.shape[0]} tokens, found {len(each)}")
         held = [] if caches is None else list(caches)
         if held and len(held) != lengths.shape[0]:
             raise ValueError(f"caches: expected one for each of {lengths.shape[0]} requests, found {len(held)}")
@@ -197,6 +205,10 @@ cdef class NativeModel:
         batch.rows, batch.selected = &rows[0] if rows.shape[0] else NULL, rows.shape[0]
         if positions is not None:
             batch.positions = &positions[0]
+        if slots is not None:
+            batch.slots = &slots[0]
+        if places is not None:
+            batch.places = &places[0]
         cdef float* target = &view[0, 0] if rows.shape[0] else NULL
         cdef cpp.Interrupt interrupt = interrupt_of(self)
         self.enter()

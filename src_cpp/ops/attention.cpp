@@ -10,7 +10,8 @@ int64_t k_width(const AttentionShape& shape) { return shape.kv_heads * shape.hea
 
 int64_t v_width(const AttentionShape& shape, int64_t panel) { return shape.kv_heads * round_up(shape.head_dim, panel); }
 
-void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, Rows k, Rows v) {
+void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* slots,
+                Rows k, Rows v) {
   const int64_t panel = kernels.panel, dim = shape.head_dim, width = round_up(dim, panel);
   const int64_t units = static_cast<int64_t>(spans.size()) * shape.kv_heads;
   int64_t rows = 0;
@@ -19,19 +20,19 @@ void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& sh
   team.split(units, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t u = begin; u < end; ++u) {
       const Span& s = spans[static_cast<size_t>(u / shape.kv_heads)];
-      const int64_t head = u % shape.kv_heads, last = s.position + s.rows;
+      const int64_t head = u % shape.kv_heads;
       float* k_out = s.store.k + head * s.store.capacity * dim;
       float* v_out = s.store.v + head * s.store.capacity * width;
-      for (int64_t p = s.position; p < last; ++p) {
-        const int64_t row = s.row_begin + p - s.position;
+      for (int64_t row = s.row_begin; row < s.row_begin + s.rows; ++row) {
+        const int64_t p = slots[row];
         float* column = k_out + p / panel * panel * dim + p % panel;
         const float* key = k.row(row) + head * dim;
         for (int64_t i = 0; i < dim; ++i) column[i * panel] = key[i];
         std::memcpy(v_out + p * width, v.row(row) + head * dim, static_cast<size_t>(dim) * sizeof(float));
         std::memset(v_out + p * width + dim, 0, static_cast<size_t>(width - dim) * sizeof(float));
       }
-      if (last < s.keys) continue;
-      for (int64_t p = last; p < round_up(last, panel); ++p) {  // the kernel reads whole panels
+      if (slots[s.row_begin + s.rows - 1] < s.keys - 1) continue;
+      for (int64_t p = s.keys; p < round_up(s.keys, panel); ++p) {  // the kernel reads whole panels
         float* column = k_out + p / panel * panel * dim + p % panel;
         for (int64_t i = 0; i < dim; ++i) column[i * panel] = 0.0f;
       }

@@ -18,8 +18,7 @@ struct KeyStore {
 struct Span {
   int64_t row_begin;    // of its rows in the flat batch
   int64_t rows;
-  int64_t position;     // of the first of them in the request
-  int64_t keys;         // positions [0, keys) are seen
+  int64_t keys;         // slots [0, keys) of its store are seen
   int64_t query_begin;  // of its queries, among the rows that have one
   int64_t queries;
   KeyStore store;
@@ -35,8 +34,9 @@ struct AttentionShape {
 int64_t k_width(const AttentionShape& shape);
 int64_t v_width(const AttentionShape& shape, int64_t panel);
 
-// Stores new rows k, v [rows, kv_heads * head_dim] at their positions.
-void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, Rows k, Rows v);
+// Stores new rows k, v [rows, kv_heads * head_dim] in their slots [rows], which ascend within a request.
+void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* slots,
+                Rows k, Rows v);
 
 // q [queries, heads * head_dim] becomes softmax(q . k^T / sqrt(head_dim)) . v, in place.
 void attention(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans,
