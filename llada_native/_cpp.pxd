@@ -66,7 +66,7 @@ cdef extern from "llada/runtime.h" namespace "llada" nogil:
 
 cdef extern from "llada/kv_cache.h" namespace "llada" nogil:
     cdef cppclass KVCache:
-        KVCache(const Model&) except +llada_raise_python_error
+        KVCache(const Model&, DType) except +llada_raise_python_error
         int64_t length()
         void truncate(int64_t) except +llada_raise_python_error
         int64_t bytes()

@@ -13,6 +13,8 @@ import time
 
 import numpy as np
 
+from llada_native.backend import require_cache_dtype
+
 cdef extern from "Python.h":
     # Declared anew: the exception it sets must stay set, not be raised in the callback.
     int PyErr_CheckSignals() noexcept
@@ -233,9 +235,9 @@ cdef class NativeModel:
             self.leave()
         return out
 
-    def create_kv_cache(self):
-        """An empty cache for one request of this model."""
-        return NativeKVCache(self)
+    def create_kv_cache(self, str dtype="float32"):
+        """An empty cache for one request of this model, which holds float32 or float16."""
+        return NativeKVCache(self, dtype)
 
     def head(self, const float[:, ::1] hidden, int64_t begin, int64_t end, float[:, ::1] out):
         """out[rows, end - begin] = logits of the tokens begin to end; begin is a multiple of 32."""
@@ -301,17 +303,22 @@ cdef class NativeModel:
 
 
 cdef class NativeKVCache:
-    """Keys and values of one request of a `NativeModel`, stored after RoPE as float32. Satisfies `llada_native.backend.Cache`.
+    """Keys and values of one request of a `NativeModel`, stored after RoPE. Satisfies `llada_native.backend.Cache`.
 
-    Freed with the object or by `close`; a forward pass that is using it finishes first.
+    As float16 they take half the memory, and a forward pass widens one layer of them at a time into the model's workspace. Freed with
+    the object or by `close`; a forward pass that is using it finishes first.
     """
     cdef unique_ptr[cpp.KVCache] cache
     cdef int calls
     cdef bint closing
     cdef int64_t settled_length, settled_bytes  # before the forward pass in progress, which changes the C++ object
 
-    def __cinit__(self, NativeModel model not None):
-        self.cache.reset(new cpp.KVCache(model.get()[0]))
+    cdef readonly str dtype
+
+    def __cinit__(self, NativeModel model not None, str dtype="float32"):
+        require_cache_dtype(dtype)
+        self.dtype = dtype
+        self.cache.reset(new cpp.KVCache(model.get()[0], <cpp.DType> <int> DTYPES[dtype]))
 
     cdef cpp.KVCache* get(self) except NULL:
         if self.closing:
@@ -494,6 +501,9 @@ cdef class Kernels:
 
     def widen_bf16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_bf16(&x[0], &out[0], x.shape[0])
+
+    def narrow_f16(self, const float[::1] x, uint16_t[::1] out):
+        self.table.narrow_f16(&x[0], &out[0], x.shape[0])
 
     def widen_f16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_f16(&x[0], &out[0], x.shape[0])

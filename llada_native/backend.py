@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 
 from .config import ModelConfig
 
+CACHE_DTYPES = ("float32", "float16")
 MAX_POSITIONS = 1 << 24  # float32 holds every whole number up to here, and RoPE takes angles of them
 
 
 class Cache(Protocol):
     """Keys and values of one request, kept between forward passes of the backend that made it."""
+
+    @property
+    def dtype(self) -> str:
+        """What keys and values are rounded to, if the backend has less precision than it computes with."""
+        ...
 
     @property
     def closed(self) -> bool: ...
@@ -70,9 +76,16 @@ class Backend(Protocol):
         """out[rows, end - begin] = logits of the tokens begin to end."""
         ...
 
-    def create_kv_cache(self) -> Cache: ...
+    def create_kv_cache(self, dtype: str = "float32") -> Cache:
+        """An empty cache for one request. With "float16" keys and values are rounded to float16 before a row sees them."""
+        ...
 
     def close(self) -> None: ...
+
+
+def require_cache_dtype(dtype: str) -> None:
+    if dtype not in CACHE_DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(map(repr, CACHE_DTYPES))}, found {dtype!r}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import lay_out
+from .backend import lay_out, require_cache_dtype
 from .config import ModelConfig
 
 NOTICE = "[placeholder output, not a model's] "
@@ -49,19 +49,21 @@ class PlaceholderModel:
         bits = mix(hidden + tokens) >> np.uint64(40)
         out[...] = bits.astype(np.float32) * np.float32(SPREAD / (1 << 24)) - np.float32(SPREAD / 2)
 
-    def create_kv_cache(self) -> PlaceholderCache:
-        return PlaceholderCache()
+    def create_kv_cache(self, dtype: str = "float32") -> PlaceholderCache:
+        return PlaceholderCache(dtype)
 
     def close(self) -> None:
         self.closed = True
 
 
 class PlaceholderCache:
-    """The tokens of one request and their places."""
+    """The tokens of one request and their places, whatever the dtype."""
 
     bytes_per_token = 8
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: str = "float32") -> None:
+        require_cache_dtype(dtype)
+        self.dtype = dtype
         self.seen: NDArray[np.int32] = np.empty((2, 0), np.int32)  # [token and place, length]
         self.closed = False
 

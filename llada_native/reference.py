@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from .backend import Placed, TensorSource, lay_out, tensor_specs
+from .backend import Placed, TensorSource, lay_out, require_cache_dtype, tensor_specs
 from .config import ModelConfig
 
 Array = NDArray[np.float64]
@@ -56,8 +56,8 @@ class ReferenceModel:
             raise
         return np.concatenate(out)[rows]
 
-    def create_kv_cache(self) -> ReferenceCache:
-        return ReferenceCache(self.config)
+    def create_kv_cache(self, dtype: str = "float32") -> ReferenceCache:
+        return ReferenceCache(self.config, dtype)
 
     def head(self, hidden: Array, begin: int, end: int, out: NDArray[np.float32]) -> None:
         self._open()
@@ -92,13 +92,14 @@ class ReferenceModel:
 
 
 class ReferenceCache:
-    """Keys and values of one request: a list of [kv_heads, length, head_dim] arrays, one a layer."""
+    """Keys and values of one request: a list of [kv_heads, length, head_dim] arrays, one a layer, float64 or float16."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        empty = np.zeros((config.n_kv_heads, 0, config.head_dim))
+    def __init__(self, config: ModelConfig, dtype: str = "float32") -> None:
+        require_cache_dtype(dtype)
+        empty: NDArray[Any] = np.zeros((config.n_kv_heads, 0, config.head_dim), np.float16 if dtype == "float16" else np.float64)
         self.keys, self.values = [empty] * config.n_layers, [empty] * config.n_layers
-        self.bytes_per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 8
-        self.closed = False
+        self.bytes_per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * empty.itemsize
+        self.closed, self.dtype = False, dtype
 
     handle = 0  # no C++ object
 
@@ -113,10 +114,11 @@ class ReferenceCache:
     def replace(self, layer: int, slots: NDArray[np.int32], k: Array, v: Array) -> tuple[Array, Array]:
         """Store keys and values in their slots; all that the layer then holds."""
         for held, new in ((self.keys, k), (self.values, v)):
-            behind = new[:, slots >= held[layer].shape[1]]
+            rounded = new.astype(held[layer].dtype)
+            behind = rounded[:, slots >= held[layer].shape[1]]
             held[layer] = np.concatenate([held[layer], behind], axis=1)
-            held[layer][:, slots] = new
-        return self.keys[layer], self.values[layer]
+            held[layer][:, slots] = rounded
+        return self.keys[layer].astype(np.float64), self.values[layer].astype(np.float64)
 
     def truncate(self, length: int) -> None:
         if not 0 <= length <= self.length:

@@ -40,16 +40,16 @@ def logits(backend, tokens, slots, places=None, cache=None):
 def scattered(rng, length, most=24):
     """Ascending slots: some that a cache of this length holds, maybe some next to it."""
     old = rng.choice(length, rng.integers(0, min(length, most) + 1), replace=False)
-    new = length + np.arange(rng.integers(0 if len(old) else 1, most))
+    new = length + np.arange(0 if len(old) and rng.random() < 0.4 else rng.integers(1, most))
     return np.concatenate([np.sort(old), new]).astype(np.int32)
 
 
 class Plan:
     """Random passes over one cache: tokens, slots, places, and sometimes how much the cache keeps."""
 
-    def __init__(self, seed, passes):
+    def __init__(self, seed, passes, dtype="float32"):
         rng, length = np.random.default_rng(seed), 0
-        self.passes = []
+        self.passes, self.dtype = [], dtype
         for _ in range(passes):
             slots = scattered(rng, length)
             length = max(length, int(slots[-1]) + 1)
@@ -59,7 +59,7 @@ class Plan:
 
     def run(self, backend, *others):
         """Every pass, with other requests around it; its rows of each."""
-        cache, found = backend.create_kv_cache(), []
+        cache, found = backend.create_kv_cache(self.dtype), []
         for tokens, slots, places, keep in self.passes:
             found.append(hidden(backend, *others, (tokens, slots, places, cache))[-1])
             if keep is not None:

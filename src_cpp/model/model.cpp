@@ -65,7 +65,7 @@ struct Layout {
   std::vector<int32_t> places;  // [rows] for RoPE
   int64_t rows = 0;
   int64_t farthest = 0;    // place
-  int64_t loose_keys = 0;  // room for the keys of requests without a cache, whole panels each
+  int64_t loose_keys = 0;  // room in the workspace for keys that no float32 cache holds, whole panels a request
 };
 
 std::string range(int64_t least, int64_t most) { return std::to_string(least) + " to " + std::to_string(most); }
@@ -108,9 +108,9 @@ Layout lay_out(const RaggedBatch& batch, int64_t vocabulary, int64_t panel, uint
       layout.farthest = std::max(layout.farthest, place);
       next = slot + 1;
     }
-    layout.spans.push_back({layout.rows, length, std::max(cached, next), layout.rows, length, {}});
+    layout.spans.push_back({layout.rows, length, std::max(cached, next), layout.rows, length, {}, {}});
     layout.rows += length;
-    if (!cache) layout.loose_keys += round_up(length, panel);
+    if (!cache || cache->dtype() == DType::float16) layout.loose_keys += round_up(std::max(cached, next), panel);
   }
   for (int64_t i = 0; i < layout.rows; ++i)
     if (batch.tokens[i] < 0 || batch.tokens[i] >= vocabulary)
@@ -150,15 +150,16 @@ class OpenCaches {
   const Layout& layout_;
 };
 
-// Points every request at its keys of one layer: its cache's, or its part of the workspace.
+// Points every request at its keys of one layer: those of its float32 cache, or its part of the workspace.
 void open_stores(const OpenCaches& caches, int64_t layer, const AttentionShape& shape, int64_t panel, Workspace& w,
                  std::vector<Span>& spans) {
   int64_t loose = 0;
   for (size_t r = 0; r < spans.size(); ++r) {
-    if (caches[r]) {
-      spans[r].store = caches[r]->layer(layer);
+    if (caches[r] && caches[r]->dtype == DType::float32) {
+      spans[r].store = caches[r]->layer<float>(layer);
       continue;
     }
+    if (caches[r]) spans[r].half = caches[r]->layer<uint16_t>(layer);
     const int64_t capacity = round_up(spans[r].keys, panel);
     spans[r].store = {w.packed_k.data() + loose * k_width(shape), w.packed_v.data() + loose * v_width(shape, panel), capacity};
     loose += capacity;
@@ -276,10 +277,12 @@ Model::Model(const ModelConfig& config, WeightFormat weights, const std::string&
 
 Model::~Model() = default;
 
-KVCache::KVCache(const Model& model)
+KVCache::KVCache(const Model& model, DType dtype)
     : impl_(std::make_unique<Impl>(model.impl_->serial, model.config().layers,
                                    AttentionShape{model.config().heads, model.config().kv_heads, model.config().head_dim},
-                                   model.impl_->kernels.panel)) {}
+                                   model.impl_->kernels.panel, dtype)) {
+  if (dtype != DType::float32 && dtype != DType::float16) throw std::invalid_argument("dtype: expected float32 or float16, found another");
+}
 
 bool KVCache::belongs_to(const Model& model) const { return impl_->model == model.impl_->serial; }
 

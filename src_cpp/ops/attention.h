@@ -8,11 +8,14 @@
 namespace llada {
 
 // Keys and values of one request in one layer, laid out for the attention kernel.
-struct KeyStore {
-  float* k;          // [kv_heads][capacity / panel][head_dim][panel]
-  float* v;          // [kv_heads][capacity][head_dim rounded up to a panel]
+template <class T>
+struct StoreOf {
+  T* k;              // [kv_heads][capacity / panel][head_dim][panel]
+  T* v;              // [kv_heads][capacity][head_dim rounded up to a panel]
   int64_t capacity;  // keys there is room for, a multiple of the panel
 };
+using KeyStore = StoreOf<float>;
+using HalfStore = StoreOf<uint16_t>;  // float16
 
 // One request of a batch: its new rows, and the keys that they see.
 struct Span {
@@ -22,6 +25,7 @@ struct Span {
   int64_t query_begin;  // of its queries, among the rows that have one
   int64_t queries;
   KeyStore store;
+  HalfStore half;       // where the keys are kept, when `store` is a widened copy of them; else null
 };
 
 struct AttentionShape {
@@ -34,7 +38,8 @@ struct AttentionShape {
 int64_t k_width(const AttentionShape& shape);
 int64_t v_width(const AttentionShape& shape, int64_t panel);
 
-// Stores new rows k, v [rows, kv_heads * head_dim] in their slots [rows], which ascend within a request.
+// Stores new rows k, v [rows, kv_heads * head_dim] in their slots [rows], which ascend within a request. A row's own keys go through
+// float16 too where others do: what it sees does not depend on when they were computed.
 void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* slots,
                 Rows k, Rows v);
 
