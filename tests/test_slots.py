@@ -123,6 +123,17 @@ def test_places_are_the_positions_of_rope(tiny, backend, isa):
         assert np.abs(logits(engine, tokens, np.arange(30), places) - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
+def test_a_place_concerns_all_who_see_it(engine):
+    """Of a row in the pass, and of one that only the cache holds."""
+    caches, states = [engine.create_kv_cache() for _ in range(2)], []
+    for cache, place in zip(caches, (3, 70), strict=True):
+        first, = hidden(engine, ([5, 6, 7], [0, 1, 2], [0, place, 9], cache))
+        later, = hidden(engine, ([8], [3], [20], cache))
+        states.append((first[0], first[2], later[0]))
+    for one, other in zip(*states, strict=True):
+        assert not np.array_equal(one, other)
+
+
 @pytest.mark.parametrize(("backend", "isa"), BUILDS)
 def test_scattered_slots_against_the_oracle(tiny, backend, isa):
     """In two layers, keys carry what they saw when they were computed."""
