@@ -66,7 +66,7 @@ cdef extern from "llada/runtime.h" namespace "llada" nogil:
 
 cdef extern from "llada/kv_cache.h" namespace "llada" nogil:
     cdef cppclass KVCache:
-        KVCache(const Model&) except +llada_raise_python_error
+        KVCache(const Model&, DType) except +llada_raise_python_error
         int64_t length()
         void truncate(int64_t) except +llada_raise_python_error
         int64_t bytes()
@@ -90,6 +90,8 @@ cdef extern from "llada/model.h" namespace "llada" nogil:
         int64_t selected
         const int32_t* positions
         KVCache* const* caches
+        const int32_t* slots
+        const int32_t* places
 
     cdef cppclass Model:
         Model(const ModelConfig&, WeightFormat, const string&, int, const string&, const string&) except +llada_raise_python_error

@@ -50,6 +50,7 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         void (*quantize_q8)(const float*, int8_t*, float*, int32_t*, ptrdiff_t, int, int) noexcept
         void (*widen_bf16)(const uint16_t*, float*, size_t) noexcept
         void (*widen_f16)(const uint16_t*, float*, size_t) noexcept
+        void (*narrow_f16)(const float*, uint16_t*, size_t) noexcept
         void (*rms_norm_f32)(const float*, const float*, float*, int, float) noexcept
         void (*rope_f32)(float*, const float*, const float*, int) noexcept
         void (*silu_mul_f32)(float*, const float*, int) noexcept

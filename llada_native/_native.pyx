@@ -13,6 +13,8 @@ import time
 
 import numpy as np
 
+from llada_native.backend import require_cache_dtype
+
 cdef extern from "Python.h":
     # Declared anew: the exception it sets must stay set, not be raised in the callback.
     int PyErr_CheckSignals() noexcept
@@ -161,7 +163,7 @@ cdef class NativeModel:
             self.leave()
 
     def hidden(self, const int32_t[::1] tokens, const int32_t[::1] lengths, const int32_t[::1] rows,
-               const int32_t[::1] positions=None, caches=None):
+               const int32_t[::1] positions=None, caches=None, const int32_t[::1] slots=None, const int32_t[::1] places=None):
         """The final-norm output of the selected rows, float32 [len(rows), d_model].
 
         Parameters
@@ -175,6 +177,11 @@ cdef class NativeModel:
             Where each request's first token stands; above 0, its cache holds what is before. Default 0.
         caches : sequence of NativeKVCache or None, optional
             One a request.
+        slots : int32 [sum(lengths)], optional
+            Instead of positions, where the keys and values of each token lie in its request's cache: ascending, and from the cache's
+            length on without a gap.
+        places : int32 [sum(lengths)], optional
+            The position of each token for RoPE. Default: its slot.
         """
         cdef cpp.Model* model
         cdef NativeKVCache cache
@@ -183,6 +190,9 @@ cdef class NativeModel:
             raise ValueError(f"lengths: expected a sum of {tokens.shape[0]} tokens, found {sum(lengths)}")
         if positions is not None and positions.shape[0] != lengths.shape[0]:
             raise ValueError(f"positions: expected one for each of {lengths.shape[0]} requests, found {positions.shape[0]}")
+        for name, each in (("slots", slots), ("places", places)):
+            if each is not None and len(each) != tokens.shape[0]:
+                raise ValueError(f"{name}: expected one for each of {tokens.shape[0]} tokens, found {len(each)}")
         held = [] if caches is None else list(caches)
         if held and len(held) != lengths.shape[0]:
             raise ValueError(f"caches: expected one for each of {lengths.shape[0]} requests, found {len(held)}")
@@ -197,6 +207,10 @@ cdef class NativeModel:
         batch.rows, batch.selected = &rows[0] if rows.shape[0] else NULL, rows.shape[0]
         if positions is not None:
             batch.positions = &positions[0]
+        if slots is not None:
+            batch.slots = &slots[0]
+        if places is not None:
+            batch.places = &places[0]
         cdef float* target = &view[0, 0] if rows.shape[0] else NULL
         cdef cpp.Interrupt interrupt = interrupt_of(self)
         self.enter()
@@ -221,9 +235,9 @@ cdef class NativeModel:
             self.leave()
         return out
 
-    def create_kv_cache(self):
-        """An empty cache for one request of this model."""
-        return NativeKVCache(self)
+    def create_kv_cache(self, str dtype="float32"):
+        """An empty cache for one request of this model, which holds float32 or float16."""
+        return NativeKVCache(self, dtype)
 
     def head(self, const float[:, ::1] hidden, int64_t begin, int64_t end, float[:, ::1] out):
         """out[rows, end - begin] = logits of the tokens begin to end; begin is a multiple of 32."""
@@ -289,17 +303,22 @@ cdef class NativeModel:
 
 
 cdef class NativeKVCache:
-    """Keys and values of one request of a `NativeModel`, stored after RoPE as float32. Satisfies `llada_native.backend.Cache`.
+    """Keys and values of one request of a `NativeModel`, stored after RoPE. Satisfies `llada_native.backend.Cache`.
 
-    Freed with the object or by `close`; a forward pass that is using it finishes first.
+    As float16 they take half the memory, and a forward pass widens one layer of them at a time into the model's workspace. Freed with
+    the object or by `close`; a forward pass that is using it finishes first.
     """
     cdef unique_ptr[cpp.KVCache] cache
     cdef int calls
     cdef bint closing
     cdef int64_t settled_length, settled_bytes  # before the forward pass in progress, which changes the C++ object
 
-    def __cinit__(self, NativeModel model not None):
-        self.cache.reset(new cpp.KVCache(model.get()[0]))
+    cdef readonly str dtype
+
+    def __cinit__(self, NativeModel model not None, str dtype="float32"):
+        require_cache_dtype(dtype)
+        self.dtype = dtype
+        self.cache.reset(new cpp.KVCache(model.get()[0], <cpp.DType> <int> DTYPES[dtype]))
 
     cdef cpp.KVCache* get(self) except NULL:
         if self.closing:
@@ -482,6 +501,9 @@ cdef class Kernels:
 
     def widen_bf16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_bf16(&x[0], &out[0], x.shape[0])
+
+    def narrow_f16(self, const float[::1] x, uint16_t[::1] out):
+        self.table.narrow_f16(&x[0], &out[0], x.shape[0])
 
     def widen_f16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_f16(&x[0], &out[0], x.shape[0])

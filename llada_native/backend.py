@@ -10,9 +10,17 @@ from numpy.typing import NDArray
 
 from .config import ModelConfig
 
+CACHE_DTYPES = ("float32", "float16")
+MAX_POSITIONS = 1 << 24  # float32 holds every whole number up to here, and RoPE takes angles of them
+
 
 class Cache(Protocol):
     """Keys and values of one request, kept between forward passes of the backend that made it."""
+
+    @property
+    def dtype(self) -> str:
+        """What keys and values are rounded to, if the backend has less precision than it computes with."""
+        ...
 
     @property
     def closed(self) -> bool: ...
@@ -53,11 +61,14 @@ class Backend(Protocol):
     def closed(self) -> bool: ...
 
     def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32],
-               positions: NDArray[np.int32] | None = None, caches: Sequence[Any] | None = None) -> NDArray[Any]:
+               positions: NDArray[np.int32] | None = None, caches: Sequence[Any] | None = None,
+               slots: NDArray[np.int32] | None = None, places: NDArray[np.int32] | None = None) -> NDArray[Any]:
         """Final-norm output [len(rows), width] of the selected rows of requests laid end to end.
 
         A request with a cache stands at its position: its keys and values replace those positions or extend the cache, and its rows
-        see all that the cache then holds.
+        see all that the cache then holds. Instead of positions, `slots` say of every token where its keys and values lie in its
+        request's cache: ascending, and from the cache's length on without a gap. `places` are the tokens' positions for RoPE, by default
+        their slots. A failed call leaves what lies before the first slot of each request.
         """
         ...
 
@@ -65,9 +76,72 @@ class Backend(Protocol):
         """out[rows, end - begin] = logits of the tokens begin to end."""
         ...
 
-    def create_kv_cache(self) -> Cache: ...
+    def create_kv_cache(self, dtype: str = "float32") -> Cache:
+        """An empty cache for one request. With "float16" keys and values are rounded to float16 before a row sees them."""
+        ...
 
     def close(self) -> None: ...
+
+
+def require_cache_dtype(dtype: str) -> None:
+    if dtype not in CACHE_DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(map(repr, CACHE_DTYPES))}, found {dtype!r}")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One request of a batch and where its tokens stand."""
+
+    tokens: NDArray[np.int32]
+    slots: NDArray[np.int32]
+    places: NDArray[np.int32]
+    cache: Any
+
+
+def lay_out(vocabulary: int, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32],
+            positions: NDArray[np.int32] | None, caches: Sequence[Any] | None, slots: NDArray[np.int32] | None,
+            places: NDArray[np.int32] | None) -> list[Placed]:
+    """The requests that `Backend.hidden` was asked for, with the checks of the C++ engine."""
+    n, requests = len(tokens), len(lengths)
+    if sum(lengths) != n:
+        raise ValueError(f"lengths: expected a sum of {n} tokens, found {sum(lengths)}")
+    for name, found, wanted, of in (("positions", positions, requests, "requests"), ("caches", caches or None, requests, "requests"),
+                                    ("slots", slots, n, "tokens"), ("places", places, n, "tokens")):
+        if found is not None and len(found) != wanted:
+            raise ValueError(f"{name}: expected one for each of {wanted} {of}, found {len(found)}")
+    if slots is not None and positions is not None:
+        raise ValueError("positions: expected none beside slots, found some")
+    placed: list[Placed] = []
+    begin = 0
+    for r, length in enumerate(lengths):
+        start, cache = 0 if positions is None else int(positions[r]), caches[r] if caches else None
+        if length < 1:
+            raise ValueError(f"lengths[{r}]: expected at least 1, found {length}")
+        held = 0 if cache is None else cache.length
+        if not 0 <= start <= held:
+            raise ValueError(f"positions[{r}]: expected 0 to {held} (what its cache holds), found {start}")
+        for user, other in enumerate(placed):
+            if cache is not None and other.cache is cache:
+                raise ValueError(f"kv_caches[{r}]: is also that of request {user}")
+        own = slice(begin, begin + int(length))
+        begin = own.stop
+        mine = np.arange(start, start + length, dtype=np.int32) if slots is None else slots[own]
+        where = mine if places is None else places[own]
+        following = start
+        for i, slot, place in zip(range(own.start, own.stop), mine.tolist(), where.tolist(), strict=True):
+            most = max(held, following)
+            if not following <= slot <= most:
+                raise ValueError(f"slots[{i}]: expected {following} to {most} (ascending, and without a gap behind what its cache holds), "
+                                 f"found {slot}")
+            if not 0 <= place < MAX_POSITIONS:
+                raise ValueError(f"places[{i}]: expected 0 to {MAX_POSITIONS - 1}, found {place}")
+            following = slot + 1
+        placed.append(Placed(tokens[own], mine, where, cache))
+    for i in np.flatnonzero((tokens < 0) | (tokens >= vocabulary))[:1]:
+        raise ValueError(f"tokens[{i}]: expected 0 to {vocabulary - 1}, found {tokens[i]}")
+    for i in np.flatnonzero((rows < 0) | (rows >= n) | (np.diff(rows, prepend=-1) < 1))[:1]:
+        raise ValueError(f"rows[{i}]: expected ascending rows below {n}, found {rows[i]}")
+    return placed
 
 
 @dataclass(frozen=True)

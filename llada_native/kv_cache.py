@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import checks
-from .backend import Cache
+from .backend import CACHE_DTYPES, Cache
 from .prompts import id_rows
 from .result import IntArray
 
@@ -22,19 +22,23 @@ class KVCache:
     Parameters
     ----------
     model : LLaDAForCausalLM
+    dtype : {"float32", "float16"}
+        Of the keys and values. float16 halves their memory and rounds them, so that a cache at position 0 is no longer exact; a key or
+        value of 65520 or more becomes infinite, and the rows that see it NaN, which is an error.
 
     Raises
     ------
     ValueError
-        The model is closed. Every attribute and method but `closed` and `drop` raises it once the cache was dropped.
+        The model is closed, or another dtype. Every attribute and method but `closed` and `drop` raises it once the cache was dropped.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: str = "float32") -> None:
         if not hasattr(model, "create_kv_cache"):
             raise TypeError(f"model: expected a LLaDAForCausalLM, found {model!r}")
         model._require_open()
         self._backend = model._backend
-        self._conditional = _Part(self._backend.create_kv_cache())
+        checks.one_of("dtype", dtype, CACHE_DTYPES)
+        self._conditional = _Part(self._backend.create_kv_cache(dtype))
         self._unconditional: _Part | None = None
         self.busy = False  # in a round, maybe on another thread
 
@@ -62,6 +66,11 @@ class KVCache:
     def bytes_per_token(self) -> int:
         """Memory of one position; twice as much once guidance has made a second, unconditional part."""
         return self._open().cache.bytes_per_token * (2 if self._unconditional else 1)
+
+    @property
+    def dtype(self) -> str:
+        """"float32" or "float16"."""
+        return self._open().cache.dtype
 
     @property
     def handle(self) -> int:
@@ -103,7 +112,7 @@ class KVCache:
     def parts(self, guided: bool) -> list[_Part]:
         """The conditional part, and for guidance the unconditional one."""
         if guided and self._unconditional is None:
-            self._unconditional = _Part(self._backend.create_kv_cache())
+            self._unconditional = _Part(self._backend.create_kv_cache(self.dtype))
         return [self._open(), *([self._unconditional] if guided and self._unconditional else [])]
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .backend import lay_out, require_cache_dtype
 from .config import ModelConfig
 
 NOTICE = "[placeholder output, not a model's] "
@@ -16,7 +17,7 @@ SPREAD = 8.0  # pseudo-logits lie in [-SPREAD / 2, SPREAD / 2)
 class PlaceholderModel:
     """Deterministic noise in the place of a model. Satisfies `llada_native.backend.Backend`.
 
-    The logit of token t at position p is a hash of t, p and the tokens that p sees, so batches, caches and tiles behave as they do
+    The logit of token t at place p is a hash of t, p and the tokens and places that p sees, so batches, caches and tiles behave as they do
     with a model.
     """
 
@@ -27,18 +28,18 @@ class PlaceholderModel:
         self.config, self.closed = config, False
 
     def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32],
-               positions: NDArray[np.int32] | None = None, caches: Sequence[PlaceholderCache | None] | None = None) -> Bits:
+               positions: NDArray[np.int32] | None = None, caches: Sequence[PlaceholderCache | None] | None = None,
+               slots: NDArray[np.int32] | None = None, places: NDArray[np.int32] | None = None) -> Bits:
         if self.closed:
             raise ValueError("the model is closed")
-        out, end = [], 0
-        for i, n in enumerate(lengths):
-            start, cache = 0 if positions is None else int(positions[i]), None if caches is None else caches[i]
-            request = tokens[end:end + n]
-            end += int(n)
-            seen = request if cache is None else cache.replace(start, request)
-            where: Bits = np.arange(len(seen)).astype(np.uint64)
-            context = np.bitwise_xor.reduce(mix(mix(where) + seen.astype(np.uint64)), keepdims=True).astype(np.uint64)
-            out.append(mix(mix(context) + where[start:start + n]))
+        out = []
+        for request in lay_out(self.config.vocabulary, tokens, lengths, rows, positions, caches, slots, places):
+            seen = np.stack([request.tokens, request.places])
+            if request.cache is not None:
+                seen = request.cache.replace(request.slots, seen)
+            ids, where = seen.astype(np.uint64)
+            context = np.bitwise_xor.reduce(mix(mix(where) + ids), keepdims=True).astype(np.uint64)
+            out.append(mix(mix(context) + request.places.astype(np.uint64)))
         return np.concatenate(out)[rows][:, None]
 
     def head(self, hidden: Bits, begin: int, end: int, out: NDArray[np.float32]) -> None:
@@ -48,41 +49,44 @@ class PlaceholderModel:
         bits = mix(hidden + tokens) >> np.uint64(40)
         out[...] = bits.astype(np.float32) * np.float32(SPREAD / (1 << 24)) - np.float32(SPREAD / 2)
 
-    def create_kv_cache(self) -> PlaceholderCache:
-        return PlaceholderCache()
+    def create_kv_cache(self, dtype: str = "float32") -> PlaceholderCache:
+        return PlaceholderCache(dtype)
 
     def close(self) -> None:
         self.closed = True
 
 
 class PlaceholderCache:
-    """The tokens of one request."""
+    """The tokens of one request and their places, whatever the dtype."""
 
-    bytes_per_token = 4
+    bytes_per_token = 8
 
-    def __init__(self) -> None:
-        self.tokens, self.closed = np.empty(0, np.int32), False
+    def __init__(self, dtype: str = "float32") -> None:
+        require_cache_dtype(dtype)
+        self.dtype = dtype
+        self.seen: NDArray[np.int32] = np.empty((2, 0), np.int32)  # [token and place, length]
+        self.closed = False
 
     handle = 0  # no C++ object
 
     @property
     def length(self) -> int:
-        return len(self.tokens)
+        return int(self.seen.shape[1])
 
     @property
     def bytes(self) -> int:
-        return self.tokens.nbytes
+        return self.length * self.bytes_per_token
 
-    def replace(self, start: int, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
-        if start > len(self.tokens):
-            raise ValueError(f"positions: expected 0 to {len(self.tokens)} (what the cache holds), found {start}")
-        self.tokens = np.concatenate([self.tokens[:start], tokens, self.tokens[start + len(tokens):]])
-        return self.tokens
+    def replace(self, slots: NDArray[np.int32], new: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Store tokens and places [2, slots]; all that the cache then holds."""
+        self.seen = np.concatenate([self.seen, new[:, slots >= self.length]], axis=1)
+        self.seen[:, slots] = new
+        return self.seen
 
     def truncate(self, length: int) -> None:
         if not 0 <= length <= self.length:
             raise ValueError(f"length: expected 0 to {self.length}, found {length}")
-        self.tokens = self.tokens[:length]
+        self.seen = self.seen[:, :length]
 
     def close(self) -> None:
         self.closed = True

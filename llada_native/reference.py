@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from .backend import TensorSource, tensor_specs
+from .backend import Placed, TensorSource, lay_out, require_cache_dtype, tensor_specs
 from .config import ModelConfig
 
 Array = NDArray[np.float64]
@@ -43,40 +43,36 @@ class ReferenceModel:
             raise ValueError("the model is closed")
 
     def hidden(self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32],
-               positions: NDArray[np.int32] | None = None, caches: Sequence[ReferenceCache | None] | None = None) -> Array:
+               positions: NDArray[np.int32] | None = None, caches: Sequence[ReferenceCache | None] | None = None,
+               slots: NDArray[np.int32] | None = None, places: NDArray[np.int32] | None = None) -> Array:
         self._open()
-        ends = np.cumsum(lengths)
-        starts = np.zeros(len(lengths), np.int32) if positions is None else positions
-        held = [None] * len(lengths) if caches is None else caches
+        requests = lay_out(self.config.vocabulary, tokens, lengths, rows, positions, caches, slots, places)
         try:
-            out = [self._request(tokens[end - n:end], int(start), cache)
-                   for n, end, start, cache in zip(lengths, ends, starts, held, strict=True)]
+            out = [self._request(request) for request in requests]
         except BaseException:  # some layers have new keys, others not
-            for start, cache in zip(starts, held, strict=True):
-                if cache is not None:
-                    cache.cut(int(start))
+            for request in requests:
+                if request.cache is not None:
+                    request.cache.cut(int(request.slots[0]))
             raise
         return np.concatenate(out)[rows]
 
-    def create_kv_cache(self) -> ReferenceCache:
-        return ReferenceCache(self.config)
+    def create_kv_cache(self, dtype: str = "float32") -> ReferenceCache:
+        return ReferenceCache(self.config, dtype)
 
     def head(self, hidden: Array, begin: int, end: int, out: NDArray[np.float32]) -> None:
         self._open()
         out[...] = hidden @ self.weights["head", -1][begin:end].astype(np.float64).T
 
-    def _request(self, tokens: NDArray[np.int32], start: int, cache: ReferenceCache | None) -> Array:
-        c = self.config
-        if not 0 <= start <= (cache.length if cache else 0):
-            raise ValueError(f"positions: expected 0 to {cache.length if cache else 0} (what the cache holds), found {start}")
-        cos, sin = (table[start:] for table in rotary_tables(start + len(tokens), c.head_dim, c.rope_theta))
+    def _request(self, request: Placed) -> Array:
+        c, tokens, cache = self.config, request.tokens, request.cache
+        cos, sin = rotary_tables(request.places, c.head_dim, c.rope_theta)
         x = self.weights["embedding", -1][tokens].astype(np.float64)
         for i in range(c.n_layers):
             h = rms_norm(x, self.weight("attn_norm", i), c.rms_norm_eps)
             q, k, v = (split_heads(h @ self.weight(f"{n}_proj", i).T, c.head_dim) for n in "qkv")
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
             if cache is not None:
-                k, v = cache.replace(i, start, k, v)
+                k, v = cache.replace(i, request.slots, k, v)
             k, v = (np.repeat(t, c.n_heads // c.n_kv_heads, axis=0) for t in (k, v))
             scores = q @ k.swapaxes(1, 2) / np.sqrt(c.head_dim)
             attended = (softmax(scores, axis=-1) @ v).swapaxes(0, 1).reshape(len(tokens), -1)
@@ -96,13 +92,14 @@ class ReferenceModel:
 
 
 class ReferenceCache:
-    """Keys and values of one request: a list of [kv_heads, length, head_dim] arrays, one a layer."""
+    """Keys and values of one request: a list of [kv_heads, length, head_dim] arrays, one a layer, float64 or float16."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        empty = np.zeros((config.n_kv_heads, 0, config.head_dim))
+    def __init__(self, config: ModelConfig, dtype: str = "float32") -> None:
+        require_cache_dtype(dtype)
+        empty: NDArray[Any] = np.zeros((config.n_kv_heads, 0, config.head_dim), np.float16 if dtype == "float16" else np.float64)
         self.keys, self.values = [empty] * config.n_layers, [empty] * config.n_layers
-        self.bytes_per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 8
-        self.closed = False
+        self.bytes_per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * empty.itemsize
+        self.closed, self.dtype = False, dtype
 
     handle = 0  # no C++ object
 
@@ -114,11 +111,14 @@ class ReferenceCache:
     def bytes(self) -> int:
         return self.length * self.bytes_per_token
 
-    def replace(self, layer: int, start: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Store keys and values from `start` on; all that the layer then holds."""
+    def replace(self, layer: int, slots: NDArray[np.int32], k: Array, v: Array) -> tuple[Array, Array]:
+        """Store keys and values in their slots; all that the layer then holds."""
         for held, new in ((self.keys, k), (self.values, v)):
-            held[layer] = np.concatenate([held[layer][:, :start], new, held[layer][:, start + new.shape[1]:]], axis=1)
-        return self.keys[layer], self.values[layer]
+            rounded = new.astype(held[layer].dtype)
+            behind = rounded[:, slots >= held[layer].shape[1]]
+            held[layer] = np.concatenate([held[layer], behind], axis=1)
+            held[layer][:, slots] = rounded
+        return self.keys[layer].astype(np.float64), self.values[layer].astype(np.float64)
 
     def truncate(self, length: int) -> None:
         if not 0 <= length <= self.length:
@@ -142,10 +142,10 @@ def split_heads(x: Array, head_dim: int) -> Array:
     return x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
 
 
-def rotary_tables(length: int, head_dim: int, theta: float) -> tuple[Array, Array]:
-    """cos and sin [length, head_dim / 2]. Frequencies and angles are float32, as the model was trained."""
+def rotary_tables(places: NDArray[np.int32], head_dim: int, theta: float) -> tuple[Array, Array]:
+    """cos and sin [places, head_dim / 2]. Frequencies and angles are float32, as the model was trained."""
     frequency = (theta ** (-np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
-    angle = np.outer(np.arange(length, dtype=np.float32), frequency).astype(np.float64)
+    angle = np.outer(places.astype(np.float32), frequency).astype(np.float64)
     return np.cos(angle), np.sin(angle)
 
 

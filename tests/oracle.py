@@ -16,8 +16,12 @@ def round_bfloat16(x):
     return x.astype(ml_dtypes.bfloat16).astype(np.float64)
 
 
-def forward(tensors, config, ids, mutation=None):
-    """Logits float64 [len(ids), vocabulary] of one unpadded sequence."""
+def forward(tensors, config, ids, mutation=None, *, places=None, store=None, slots=None):
+    """Logits float64 [len(ids), vocabulary] of one unpadded sequence.
+
+    `places` are the positions for RoPE, by default 0, 1, ... `store` is a list of a dictionary a layer: slot -> (key, value). The keys
+    and values of `ids` go to `slots` there, and then every token sees all that the store holds.
+    """
     w = {name: np.asarray(t, np.float64) for name, t in tensors.items()}
     n_heads, n_kv = config["n_heads"], config["n_kv_heads"] or config["n_heads"]
     hd = config["d_model"] // n_heads
@@ -32,7 +36,7 @@ def forward(tensors, config, ids, mutation=None):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
 
     inv = (config["rope_theta"] ** (-np.arange(0, hd, 2) / hd)).astype(np.float32)
-    angle = (np.arange(n, dtype=np.float32)[:, None] * inv[None]).astype(np.float64)
+    angle = (np.asarray(range(n) if places is None else places, np.float32)[:, None] * inv[None]).astype(np.float64)
     if mutation == "bfloat16 angles":
         angle = round_bfloat16(angle)
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
@@ -53,6 +57,9 @@ def forward(tensors, config, ids, mutation=None):
         q = rope((h @ w[b + "q_proj.weight"].T).reshape(n, n_heads, hd))
         k = rope((h @ w[b + "k_proj.weight"].T).reshape(n, n_kv, hd))
         v = (h @ w[b + "v_proj.weight"].T).reshape(n, n_kv, hd)
+        if store is not None:
+            store[i].update((int(slot), pair) for slot, *pair in zip(slots, k, v, strict=True))
+            k, v = (np.stack(each) for each in zip(*(store[i][slot] for slot in sorted(store[i])), strict=True))
         out = np.empty((n, n_heads, hd))
         for head in range(n_heads):
             kv = head % n_kv if mutation == "interleaved kv heads" else head // (n_heads // n_kv)

@@ -119,6 +119,32 @@ def test_widen_float16_has_tails(kernels, n):
     assert np.array_equal(out[:n], bits[1:].view(np.float16).astype(np.float32)) and out[n] == 7
 
 
+def test_narrow_float16_rounds_to_nearest(kernels):
+    """Every float16, what lies halfway to the next one and its neighbours on both sides; beyond the largest; random floats; NaN."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    middle = halves + np.diff(np.append(halves, np.float32(65536))) / 2
+    assert middle[-1] == 65520
+    x = np.concatenate([halves, middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf)),
+                        np.array([65536, 1e10, np.inf, 1e-45, 1e-40, 2**-25], np.float32),
+                        np.random.default_rng(0).integers(0, 0x7F800000, 100_000).astype(np.uint32).view(np.float32)])
+    x = np.concatenate([x, -x])
+    out = np.empty(len(x), np.uint16)
+    kernels.narrow_f16(x, out)
+    with np.errstate(over="ignore", under="ignore"):
+        assert np.array_equal(out, x.astype(np.float16).view(np.uint16))
+    nans = np.array([0x7FC00000, 0x7F800001, 0xFFFFFFFF, 0xFF800001], np.uint32).view(np.float32)
+    kernels.narrow_f16(nans, out[:4])
+    assert np.isnan(out[:4].view(np.float16)).all() and (out[:4] >> 15).tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 15, 16, 17, 33, 100])
+def test_narrow_float16_has_tails(kernels, n):
+    x = np.random.default_rng(n).standard_normal(n + 1).astype(np.float32)
+    out = np.full(n + 1, 7, np.uint16)
+    kernels.narrow_f16(x[1:], out[:n])  # unaligned
+    assert np.array_equal(out[:n], x[1:].astype(np.float16).view(np.uint16)) and out[n] == 7
+
+
 @pytest.mark.parametrize("n", [1, 5, 31, 64, 65, 128, 4096])
 @pytest.mark.parametrize("scale", [1e-20, 1e-3, 1.0, 1e4])
 def test_rms_norm(kernels, n, scale):

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "llada/types.h"
+
 namespace llada {
 
 class Model;
@@ -11,12 +13,14 @@ class Model;
 // Belongs to the model it was made for, and may outlive it. Not thread-safe: one call at a time uses it.
 class KVCache {
  public:
-  explicit KVCache(const Model& model);
+  // Keys and values are held as float32, or as float16: half the memory, each rounded to 11 bits when it is stored, infinite from 65520 on.
+  explicit KVCache(const Model& model, DType dtype = DType::float32);
   ~KVCache();
   KVCache(const KVCache&) = delete;
   KVCache& operator=(const KVCache&) = delete;
 
   bool belongs_to(const Model& model) const;
+  DType dtype() const;
 
   // Positions [0, length) hold keys and values.
   int64_t length() const;

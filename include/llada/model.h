@@ -48,10 +48,16 @@ struct RaggedBatch {
   int64_t selected;
   // A request with a cache stands at positions [p, p + length), p at most the cache's length. Its keys and values replace those
   // positions or extend the cache, and its rows see all that the cache then holds, behind the request too. At p = 0 with every token
-  // given, and a cache that holds no more positions than the request, it is the pass without a cache, bit for bit; truncate a cache
-  // before another request uses it. A forward that throws leaves the cache with its first p positions.
+  // given, and a float32 cache that holds no more positions than the request, it is the pass without a cache, bit for bit; truncate a
+  // cache before another request uses it. A forward that throws leaves the cache with its first p positions.
   const int32_t* positions = nullptr;    // [requests] of each first token; nullptr for 0
   KVCache* const* caches = nullptr;      // [requests], entries may be null; nullptr for none
+  // Instead of positions, where each row's keys and values lie in its request's cache: ascending within the request; from the cache's
+  // length on they follow it without a gap. Rows see the whole cache here too, and a forward that throws leaves what is before the
+  // request's first slot.
+  const int32_t* slots = nullptr;        // [sum(lengths)]; nullptr: positions[r], positions[r] + 1, ...
+  // Keys are stored after RoPE, so a cache takes slots of any places in any order.
+  const int32_t* places = nullptr;       // [sum(lengths)] position of each row for RoPE; nullptr: its slot
 };
 
 // Thread-safe once loaded: calls from several threads take turns.

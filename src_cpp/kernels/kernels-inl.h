@@ -142,6 +142,17 @@ void widen_f16(const uint16_t* x, float* out, size_t n) {
   widen(x, out, n, [](const uint16_t* p) { return load_f16(p); });
 }
 
+void narrow_f16(const float* x, uint16_t* out, size_t n) {
+  size_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) store_f16(out + i, load(x + i));
+  if (i == n) return;
+  float tail[Vec::kLanes] = {};
+  uint16_t narrow[Vec::kLanes];
+  for (size_t j = i; j < n; ++j) tail[j - i] = x[j];
+  store_f16(narrow, load(tail));
+  for (size_t j = i; j < n; ++j) out[j] = narrow[j - i];
+}
+
 // ---- elementwise
 
 // e^x with a relative error below 2.5e-7 on [-87.3, 88.3]; arguments outside are clamped to it, NaN gives the lower end.

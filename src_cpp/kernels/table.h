@@ -118,6 +118,9 @@ struct KernelTable {
   void (*widen_bf16)(const uint16_t* x, float* out, size_t n);
   void (*widen_f16)(const uint16_t* x, float* out, size_t n);
 
+  // out[n] = the float16 nearest to x[n], even on ties: infinite from 65520 on. NaN stays NaN.
+  void (*narrow_f16)(const float* x, uint16_t* out, size_t n);
+
   // out[n] = x[n] / sqrt(mean(x^2) + eps) * weight[n]
   void (*rms_norm_f32)(const float* x, const float* weight, float* out, int n, float eps);
 

@@ -52,6 +52,28 @@ inline Vec load_f16(const uint16_t* p) {
     return f;
   });
 }
+// Below 2^-14 float16 counts in 2^-24, the unit in the last place of 0.5: the sum with it is rounded there. 65520 and more are infinite.
+inline void store_f16(uint16_t* p, Vec a) {
+  for (int i = 0; i < Vec::kLanes; ++i) {
+    uint32_t bits, half;
+    memcpy(&bits, &a.v[i], 4);
+    const uint32_t magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) {
+      half = 0x7e00;
+    } else if (magnitude >= 0x477ff000) {
+      half = 0x7c00;
+    } else if (magnitude < 0x38800000) {
+      float small;
+      memcpy(&small, &magnitude, 4);
+      small += 0.5f;
+      memcpy(&half, &small, 4);
+      half -= 0x3f000000;
+    } else {
+      half = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
+    }
+    p[i] = static_cast<uint16_t>((bits >> 16 & 0x8000) | half);
+  }
+}
 inline Vec add(Vec a, Vec b) { return map([&](int i) { return a.v[i] + b.v[i]; }); }
 inline Vec sub(Vec a, Vec b) { return map([&](int i) { return a.v[i] - b.v[i]; }); }
 inline Vec mul(Vec a, Vec b) { return map([&](int i) { return a.v[i] * b.v[i]; }); }

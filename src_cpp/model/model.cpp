@@ -60,12 +60,15 @@ ModelConfig checked(const ModelConfig& c) {
 
 // Where every row of a batch stands.
 struct Layout {
-  std::vector<Span> spans;         // [requests]
-  std::vector<int32_t> positions;  // [rows] within the request
+  std::vector<Span> spans;      // [requests]
+  std::vector<int32_t> slots;   // [rows] in the request's key store
+  std::vector<int32_t> places;  // [rows] for RoPE
   int64_t rows = 0;
-  int64_t longest = 0;
-  int64_t loose_keys = 0;  // room for the keys of requests without a cache, whole panels each
+  int64_t farthest = 0;    // place
+  int64_t loose_keys = 0;  // room in the workspace for keys that no float32 cache holds, whole panels a request
 };
+
+std::string range(int64_t least, int64_t most) { return std::to_string(least) + " to " + std::to_string(most); }
 
 std::string entry(const char* name, int64_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
 
@@ -73,6 +76,7 @@ std::string entry(const char* name, int64_t i) { return std::string(name) + "[" 
 Layout lay_out(const RaggedBatch& batch, int64_t vocabulary, int64_t panel, uint64_t model) {
   Layout layout;
   std::unordered_map<const KVCache*, int64_t> users;  // request of each cache
+  if (batch.slots && batch.positions) throw std::invalid_argument("positions: expected none beside slots, found some");
   for (int64_t r = 0; r < batch.requests; ++r) {
     const int64_t length = batch.lengths[r], position = batch.positions ? batch.positions[r] : 0;
     const KVCache* cache = batch.caches ? batch.caches[r] : nullptr;
@@ -89,11 +93,24 @@ Layout lay_out(const RaggedBatch& batch, int64_t vocabulary, int64_t panel, uint
       const auto [user, first] = users.emplace(cache, r);
       if (!first) throw std::invalid_argument(entry("kv_caches", r) + ": is also that of request " + std::to_string(user->second));
     }
-    layout.spans.push_back({layout.rows, length, position, std::max(cached, position + length), layout.rows, length, {}});
-    for (int64_t p = position; p < position + length; ++p) layout.positions.push_back(static_cast<int32_t>(p));
+    int64_t next = position;  // behind the last slot
+    for (int64_t i = layout.rows; i < layout.rows + length; ++i) {
+      const int64_t slot = batch.slots ? batch.slots[i] : next, place = batch.places ? batch.places[i] : slot;
+      const int64_t most = std::min(std::max(cached, next), kMaxPositions - 1);
+      if (slot < next || slot > most)
+        throw std::invalid_argument(entry("slots", i) + ": expected " + range(next, most) +
+                                    " (ascending, and without a gap behind what its cache holds), found " + std::to_string(slot));
+      if (place < 0 || place >= kMaxPositions)
+        throw std::invalid_argument(entry("places", i) + ": expected " + range(0, kMaxPositions - 1) + ", found " +
+                                    std::to_string(place));
+      layout.slots.push_back(static_cast<int32_t>(slot));
+      layout.places.push_back(static_cast<int32_t>(place));
+      layout.farthest = std::max(layout.farthest, place);
+      next = slot + 1;
+    }
+    layout.spans.push_back({layout.rows, length, std::max(cached, next), layout.rows, length, {}, {}});
     layout.rows += length;
-    layout.longest = std::max(layout.longest, position + length);
-    if (!cache) layout.loose_keys += round_up(length, panel);
+    if (!cache || cache->dtype() == DType::float16) layout.loose_keys += round_up(std::max(cached, next), panel);
   }
   for (int64_t i = 0; i < layout.rows; ++i)
     if (batch.tokens[i] < 0 || batch.tokens[i] >= vocabulary)
@@ -109,20 +126,20 @@ Layout lay_out(const RaggedBatch& batch, int64_t vocabulary, int64_t panel, uint
 // The caches of a batch while it runs: room for their new positions, and a length that tells what is whole.
 class OpenCaches {
  public:
-  OpenCaches(const RaggedBatch& batch, const std::vector<Span>& spans) : caches_(spans.size(), nullptr), spans_(spans) {
-    for (size_t r = 0; batch.caches && r < spans.size(); ++r) {
+  OpenCaches(const RaggedBatch& batch, const Layout& layout) : caches_(layout.spans.size(), nullptr), layout_(layout) {
+    for (size_t r = 0; batch.caches && r < caches_.size(); ++r) {
       if (!batch.caches[r]) continue;
-      batch.caches[r]->impl().reserve(spans[r].keys);
+      batch.caches[r]->impl().reserve(layout.spans[r].keys);
       caches_[r] = &batch.caches[r]->impl();
     }
-    // Every allocation has succeeded. Until close(), only positions before the batch's are whole.
-    for (size_t r = 0; r < spans.size(); ++r)
-      if (caches_[r]) caches_[r]->length = spans[r].position;
+    // Every allocation has succeeded. Until close(), only slots before the request's first are whole.
+    for (size_t r = 0; r < caches_.size(); ++r)
+      if (caches_[r]) caches_[r]->length = layout.slots[static_cast<size_t>(layout.spans[r].row_begin)];
   }
 
   void close() {
     for (size_t r = 0; r < caches_.size(); ++r)
-      if (caches_[r]) caches_[r]->length = spans_[r].keys;
+      if (caches_[r]) caches_[r]->length = layout_.spans[r].keys;
   }
 
   KVCache::Impl* operator[](size_t request) const { return caches_[request]; }
@@ -130,18 +147,19 @@ class OpenCaches {
 
  private:
   std::vector<KVCache::Impl*> caches_;  // [requests], null without one
-  const std::vector<Span> spans_;
+  const Layout& layout_;
 };
 
-// Points every request at its keys of one layer: its cache's, or its part of the workspace.
+// Points every request at its keys of one layer: those of its float32 cache, or its part of the workspace.
 void open_stores(const OpenCaches& caches, int64_t layer, const AttentionShape& shape, int64_t panel, Workspace& w,
                  std::vector<Span>& spans) {
   int64_t loose = 0;
   for (size_t r = 0; r < spans.size(); ++r) {
-    if (caches[r]) {
-      spans[r].store = caches[r]->layer(layer);
+    if (caches[r] && caches[r]->dtype == DType::float32) {
+      spans[r].store = caches[r]->layer<float>(layer);
       continue;
     }
+    if (caches[r]) spans[r].half = caches[r]->layer<uint16_t>(layer);
     const int64_t capacity = round_up(spans[r].keys, panel);
     spans[r].store = {w.packed_k.data() + loose * k_width(shape), w.packed_v.data() + loose * v_width(shape, panel), capacity};
     loose += capacity;
@@ -157,7 +175,7 @@ void select_queries(const RaggedBatch& batch, Layout& layout) {
     s.queries = taken - s.query_begin;
   }
   for (int64_t i = 0; i < batch.selected; ++i)
-    layout.positions[static_cast<size_t>(i)] = layout.positions[static_cast<size_t>(batch.rows[i])];
+    layout.places[static_cast<size_t>(i)] = layout.places[static_cast<size_t>(batch.rows[i])];
 }
 
 // Moves the selected rows to the front; they ascend, so no row is overwritten before it moved.
@@ -202,9 +220,9 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
   Team team(threads, interrupt);
   Layout layout = lay_out(batch, c.vocabulary, kernels.panel, serial);
   workspace.fit(c, kernels.panel, layout.rows, layout.loose_keys);
-  OpenCaches caches(batch, layout.spans);
+  rope_table.grow(layout.farthest + 1);
+  OpenCaches caches(batch, layout);  // a failure before it changes no cache
   if (batch.selected == 0 && !caches.any()) return;
-  rope_table.grow(layout.longest);
   Workspace& w = workspace;
   const int64_t all = layout.rows;
 
@@ -221,8 +239,8 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
     const Product q = product(layer.q_proj, w.h, rows, w.q);
     if (last) {
       linear(team, kernels, w.quantized, {k, v});
-      rope(team, kernels, rope_table, w.k, all, layout.positions.data(), c.kv_heads, c.head_dim);
-      store_keys(team, kernels, shape, layout.spans, w.k, w.v);
+      rope(team, kernels, rope_table, w.k, all, layout.places.data(), c.kv_heads, c.head_dim);
+      store_keys(team, kernels, shape, layout.spans, layout.slots.data(), w.k, w.v);
       if (rows == 0) break;
       select_queries(batch, layout);
       gather(batch, w.h, c.d_model);
@@ -230,10 +248,10 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
       linear(team, kernels, w.quantized, {q});
     } else {
       linear(team, kernels, w.quantized, {q, k, v});
-      rope(team, kernels, rope_table, w.k, all, layout.positions.data(), c.kv_heads, c.head_dim);
-      store_keys(team, kernels, shape, layout.spans, w.k, w.v);
+      rope(team, kernels, rope_table, w.k, all, layout.places.data(), c.kv_heads, c.head_dim);
+      store_keys(team, kernels, shape, layout.spans, layout.slots.data(), w.k, w.v);
     }
-    rope(team, kernels, rope_table, w.q, rows, layout.positions.data(), c.heads, c.head_dim);
+    rope(team, kernels, rope_table, w.q, rows, layout.places.data(), c.heads, c.head_dim);
     attention(team, kernels, shape, layout.spans, w.q);
     linear(team, kernels, w.quantized, {product(layer.o_proj, w.q, rows, w.x, true)});
 
@@ -259,10 +277,12 @@ Model::Model(const ModelConfig& config, WeightFormat weights, const std::string&
 
 Model::~Model() = default;
 
-KVCache::KVCache(const Model& model)
+KVCache::KVCache(const Model& model, DType dtype)
     : impl_(std::make_unique<Impl>(model.impl_->serial, model.config().layers,
                                    AttentionShape{model.config().heads, model.config().kv_heads, model.config().head_dim},
-                                   model.impl_->kernels.panel)) {}
+                                   model.impl_->kernels.panel, dtype)) {
+  if (dtype != DType::float32 && dtype != DType::float16) throw std::invalid_argument("dtype: expected float32 or float16, found another");
+}
 
 bool KVCache::belongs_to(const Model& model) const { return impl_->model == model.impl_->serial; }
 

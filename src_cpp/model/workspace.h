@@ -8,7 +8,7 @@ namespace llada {
 
 class Workspace {
  public:
-  // Room for `rows` rows, and for `keys` keys and values of requests without a cache. Strong guarantee: std::bad_alloc leaves the
+  // Room for `rows` rows, and for `keys` keys and values that no float32 cache holds. Strong guarantee: std::bad_alloc leaves the
   // old buffers in place.
   void fit(const ModelConfig& config, int64_t panel, int64_t rows, int64_t keys);
   int64_t bytes() const;

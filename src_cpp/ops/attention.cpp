@@ -10,31 +10,56 @@ int64_t k_width(const AttentionShape& shape) { return shape.kv_heads * shape.hea
 
 int64_t v_width(const AttentionShape& shape, int64_t panel) { return shape.kv_heads * round_up(shape.head_dim, panel); }
 
-void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, Rows k, Rows v) {
+namespace {
+
+// Row by row the keys and values of one head, as `held` gives them in the store's type, to their slots.
+template <class T, class Held>
+void store_head(const StoreOf<T>& store, const Span& s, int64_t head, int64_t dim, int64_t panel, const int32_t* slots, Rows k, Rows v,
+                const Held& held) {
+  const int64_t width = round_up(dim, panel);
+  T* k_out = store.k + head * store.capacity * dim;
+  T* v_out = store.v + head * store.capacity * width;
+  for (int64_t row = s.row_begin; row < s.row_begin + s.rows; ++row) {
+    const int64_t p = slots[row];
+    T* column = k_out + p / panel * panel * dim + p % panel;
+    const T* key = held(k.row(row) + head * dim);
+    for (int64_t i = 0; i < dim; ++i) column[i * panel] = key[i];
+    std::memcpy(v_out + p * width, held(v.row(row) + head * dim), static_cast<size_t>(dim) * sizeof(T));
+    std::memset(v_out + p * width + dim, 0, static_cast<size_t>(width - dim) * sizeof(T));
+  }
+  if (slots[s.row_begin + s.rows - 1] < s.keys - 1) return;
+  for (int64_t p = s.keys; p < round_up(s.keys, panel); ++p) {  // the kernel reads whole panels
+    T* column = k_out + p / panel * panel * dim + p % panel;
+    for (int64_t i = 0; i < dim; ++i) column[i * panel] = 0;
+  }
+}
+
+}  // namespace
+
+void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* slots,
+                Rows k, Rows v) {
   const int64_t panel = kernels.panel, dim = shape.head_dim, width = round_up(dim, panel);
   const int64_t units = static_cast<int64_t>(spans.size()) * shape.kv_heads;
-  int64_t rows = 0;
-  for (const Span& s : spans) rows += s.rows;
+  int64_t rows = 0;  // stored or widened
+  for (const Span& s : spans) rows += s.half.k ? s.rows + s.keys : s.rows;
   const int64_t grain = 1 + 16384 * units / (rows * shape.kv_heads * dim);
   team.split(units, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t u = begin; u < end; ++u) {
       const Span& s = spans[static_cast<size_t>(u / shape.kv_heads)];
-      const int64_t head = u % shape.kv_heads, last = s.position + s.rows;
-      float* k_out = s.store.k + head * s.store.capacity * dim;
-      float* v_out = s.store.v + head * s.store.capacity * width;
-      for (int64_t p = s.position; p < last; ++p) {
-        const int64_t row = s.row_begin + p - s.position;
-        float* column = k_out + p / panel * panel * dim + p % panel;
-        const float* key = k.row(row) + head * dim;
-        for (int64_t i = 0; i < dim; ++i) column[i * panel] = key[i];
-        std::memcpy(v_out + p * width, v.row(row) + head * dim, static_cast<size_t>(dim) * sizeof(float));
-        std::memset(v_out + p * width + dim, 0, static_cast<size_t>(width - dim) * sizeof(float));
+      const int64_t head = u % shape.kv_heads;
+      if (!s.half.k) {
+        store_head(s.store, s, head, dim, panel, slots, k, v, [](const float* x) { return x; });
+        continue;
       }
-      if (last < s.keys) continue;
-      for (int64_t p = last; p < round_up(last, panel); ++p) {  // the kernel reads whole panels
-        float* column = k_out + p / panel * panel * dim + p % panel;
-        for (int64_t i = 0; i < dim; ++i) column[i * panel] = 0.0f;
-      }
+      uint16_t narrow[kMaxHeadDim];
+      store_head(s.half, s, head, dim, panel, slots, k, v, [&](const float* x) {
+        kernels.narrow_f16(x, narrow, static_cast<size_t>(dim));
+        return narrow;
+      });
+      kernels.widen_f16(s.half.k + head * s.half.capacity * dim, s.store.k + head * s.store.capacity * dim,
+                        static_cast<size_t>(round_up(s.keys, panel) * dim));
+      kernels.widen_f16(s.half.v + head * s.half.capacity * width, s.store.v + head * s.store.capacity * width,
+                        static_cast<size_t>(s.keys * width));
     }
   });
 }

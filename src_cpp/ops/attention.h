@@ -8,21 +8,24 @@
 namespace llada {
 
 // Keys and values of one request in one layer, laid out for the attention kernel.
-struct KeyStore {
-  float* k;          // [kv_heads][capacity / panel][head_dim][panel]
-  float* v;          // [kv_heads][capacity][head_dim rounded up to a panel]
+template <class T>
+struct StoreOf {
+  T* k;              // [kv_heads][capacity / panel][head_dim][panel]
+  T* v;              // [kv_heads][capacity][head_dim rounded up to a panel]
   int64_t capacity;  // keys there is room for, a multiple of the panel
 };
+using KeyStore = StoreOf<float>;
+using HalfStore = StoreOf<uint16_t>;  // float16
 
 // One request of a batch: its new rows, and the keys that they see.
 struct Span {
   int64_t row_begin;    // of its rows in the flat batch
   int64_t rows;
-  int64_t position;     // of the first of them in the request
-  int64_t keys;         // positions [0, keys) are seen
+  int64_t keys;         // slots [0, keys) of its store are seen
   int64_t query_begin;  // of its queries, among the rows that have one
   int64_t queries;
   KeyStore store;
+  HalfStore half;       // where the keys are kept, when `store` is a widened copy of them; else null
 };
 
 struct AttentionShape {
@@ -35,8 +38,10 @@ struct AttentionShape {
 int64_t k_width(const AttentionShape& shape);
 int64_t v_width(const AttentionShape& shape, int64_t panel);
 
-// Stores new rows k, v [rows, kv_heads * head_dim] at their positions.
-void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, Rows k, Rows v);
+// Stores new rows k, v [rows, kv_heads * head_dim] in their slots [rows], which ascend within a request. A row's own keys go through
+// float16 too where others do: what it sees does not depend on when they were computed.
+void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* slots,
+                Rows k, Rows v);
 
 // q [queries, heads * head_dim] becomes softmax(q . k^T / sqrt(head_dim)) . v, in place.
 void attention(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans,

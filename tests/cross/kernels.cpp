@@ -416,6 +416,28 @@ void widen(const KernelTable& table, const char* name, void (*kernel)(const uint
   }
 }
 
+void narrow(const KernelTable& table, const KernelTable& scalar) {
+  Check check(table, "narrow_f16");
+  // Around every float16 and between two: what lies halfway, and its neighbours on both sides.
+  constexpr int kHalves = 0x7c02;
+  Buffer<float> x(kHalves * 6);
+  for (int h = 0; h < kHalves; ++h) {
+    const float low = exact_f16(static_cast<uint16_t>(h)), high = h < 0x7bff ? exact_f16(static_cast<uint16_t>(h + 1)) : 65536.0f;
+    const float middle = low + (high - low) / 2, each[] = {low, std::nextafter(middle, 0.0f), middle, std::nextafter(middle, INFINITY)};
+    for (int j = 0; j < 4; ++j) x[h * 6 + j] = h % 2 ? -each[j] : each[j];
+    x[h * 6 + 4] = h % 2 ? FLT_MAX : -FLT_MAX;
+    x[h * 6 + 5] = h % 2 ? 1e-40f : -0.0f;
+  }
+  for (int n : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, x.size()}) {
+    check.at(text({{"n", n}}));
+    Buffer<uint16_t> found(n), wanted(n);
+    table.narrow_f16(x.data(), found.data(), static_cast<size_t>(n));
+    scalar.narrow_f16(x.data(), wanted.data(), static_cast<size_t>(n));
+    for (int i = 0; i < n; ++i) check.same(i, bits_of(exact_f16(found[i])), bits_of(exact_f16(wanted[i])));
+    check.guards(found);
+  }
+}
+
 void rms_norm(const KernelTable& table, const KernelTable& scalar) {
   Check check(table, "rms_norm_f32");
   for (const char* fill : kFills)
@@ -660,6 +682,7 @@ int main(int argc, char** argv) {
       quantize(table, scalar);
       widen(table, "widen_bf16", table.widen_bf16, exact_bf16);
       widen(table, "widen_f16", table.widen_f16, exact_f16);
+      narrow(table, scalar);
       rms_norm(table, scalar);
       silu(table, scalar);
       rope(table, scalar);
