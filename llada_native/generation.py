@@ -40,6 +40,10 @@ class Generation:
                  seed: Any, whole: bool = False) -> None:
         self.model, self.prompts, self.options, self.answers, self.whole = model, prompts, options, answers, whole
         self.seed = checked_seed(seed, len(prompts))
+        for i, (prompt, o) in enumerate(zip(prompts, options, strict=True)):
+            if not o.method.exact and o.mask_id in prompt:
+                raise ValueError(f"prompts[{i}]: expected no mask token, for only selector='quota' without a cache knows what to do with "
+                                 "one, as the reference sampler does; infill fills the masks of a text")
 
     def run(self, verbose: bool, callback: Callable[[Step], object] | None, fallback: str | None) -> GenerationResult:
         """Generate, and when the engine fails start again with another backend, if that is wanted."""
@@ -149,6 +153,8 @@ def prepared_infill(model: LLaDAForCausalLM, texts: Any, prompt: Any, chat: bool
         raise ValueError(f"prompt: expected one for all texts, found {len(before)}")
     for i, answer in enumerate(answers):
         model._check_length(f"texts[{i}]", len(before[0]), len(answer), "a text of")
+    if resolved[0].early_stop:
+        raise ValueError("early_stop: is for answers; in a text to fill, what lies behind an end token matters")
     return Generation(model, before * len(answers), resolved, answers, seed, whole=True)
 
 
