@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from .backend import Backend, Cache
 from .caching import Held, View
 from .canvas import Canvas, transfer_quotas
-from .denoiser import Denoiser, Pass, Prediction
+from .denoiser import UNKNOWN, Denoiser, Pass, Prediction
 from .result import Decode, IntArray, Step
 
 logger = logging.getLogger("llada_native")
+
+NOTHING = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,8 @@ class Denoising:
                 logger.warning("prompt %d holds %d mask tokens: they are filled like the canvas and count against its quota, so as "
                                "many masks can remain at its end", i, hidden)
         self.courses = [Course(canvas, backend) for canvas in self.canvases]
+        self.n_steps = max(c.options.max_steps for c in self.canvases)
+        self.n_blocks = max(c.options.blocks for c in self.canvases)
         self.start = time.perf_counter()
 
     @property
@@ -206,15 +210,14 @@ class Denoising:
         courses = [self.courses[i] for i in active]
         index, block = max(c.index for c in courses), max(c.block for c in courses)
         predictions = self.denoiser.predict([c.canvas for c in courses], list(active.values()))
-        nothing = np.empty(0, np.int32)
-        positions, tokens = [nothing] * len(self.canvases), [nothing] * len(self.canvases)
-        confidence = [np.empty(0)] * len(self.canvases)
+        positions, tokens = [NOTHING] * len(self.canvases), [NOTHING] * len(self.canvases)
+        confidence = [UNKNOWN] * len(self.canvases)
         for i, course, found in zip(active, courses, predictions, strict=True):
             commit = course.propose(found)
             course.commit(commit)
             positions[i], tokens[i], confidence[i] = commit.positions.astype(np.int32), commit.tokens, commit.confidence
 
-        total = max(c.options.max_steps for c in self.canvases)
-        return Step(index, total, block, max(c.options.blocks for c in self.canvases), positions, tokens, confidence,
-                    [len(c.masked(0, len(c.ids))) for c in self.canvases], [c.answer.copy() for c in self.canvases], self.seconds,
-                    self.seconds / (index + 1) * (total - index - 1), self.settled)
+        seconds = self.seconds
+        return Step(index, self.n_steps, block, self.n_blocks, positions, tokens, confidence,
+                    [int(np.count_nonzero(c.ids == c.mask_id)) for c in self.canvases], [c.answer.copy() for c in self.canvases],
+                    seconds, seconds / (index + 1) * (self.n_steps - index - 1), self.settled)
