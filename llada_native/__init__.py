@@ -11,6 +11,7 @@ if find_spec("llada_native._native") is None:
     raise ImportError(f"llada_native at {__path__[0]} is the source folder, without its extension modules: work in another folder to use "
                       "the installed package, or build them in place with 'make build'")
 
+from .caching import NoCache
 from .config import ModelConfig
 from .device import DeviceType
 from .errors import (
@@ -28,6 +29,7 @@ from .machine import cpu_info
 from .model import LLaDAForCausalLM, generate, generate_with_cpp_model
 from .options import GenerationOptions
 from .result import GenerationResult, Step
+from .selectors import Quota
 from .tasks import InferTask, LLaDABatchedTask
 
 LLaDAForCauslLM = LLaDAForCausalLM  # as the task interface spells it
@@ -51,7 +53,9 @@ __all__ = [
     "ModelConfig",
     "ModelFormatError",
     "ModelMemoryError",
+    "NoCache",
     "NonFiniteLogitsError",
+    "Quota",
     "Step",
     "UnsupportedModelError",
     "cpu_info",

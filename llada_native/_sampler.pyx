@@ -308,26 +308,51 @@ cdef class RowSampler:
             self.total[r] += total
             self.moment[r] += moment
 
-    def finish(self, int[::1] tokens, double[::1] confidence):
-        """Write the token and confidence of every row. Returns the first row without a finite answer, or -1."""
+    def finish(self, int[::1] tokens, double[::1] confidence, double[::1] probability=None, double[::1] second=None,
+               double[::1] entropy=None):
+        """Write the token and confidence of every row, and whatever else is given an array.
+
+        Parameters
+        ----------
+        tokens : int32 [rows]
+        confidence : float64 [rows]
+            As the row's rule has it.
+        probability : float64 [rows], optional
+            Of the token under softmax(L); 0 for discounted tokens.
+        second : float64 [rows], optional
+            The second largest probability.
+        entropy : float64 [rows], optional
+            Of softmax(L), in nats; infinite for discounted tokens.
+
+        Returns
+        -------
+        int
+            The first row without a finite answer, or -1.
+        """
         cdef int r
         for r in range(self.rows):
             if self.token[r] < 0 or self.total[r] != self.total[r]:
                 return r
             tokens[r] = self.token[r]
-            confidence[r] = self.confidence(r, self.row_rules[r])
+            confidence[r] = self.confidence(r, self.row_rules[r], self.row_rules[r].remasking)
+            if probability is not None:
+                probability[r] = self.confidence(r, self.row_rules[r], LOW_CONFIDENCE)
+            if second is not None:
+                second[r] = exp(self.second[r] - self.maximum[r]) / self.total[r] if self.total[r] > 0 else 0
+            if entropy is not None:
+                entropy[r] = -self.confidence(r, self.row_rules[r], ENTROPY)
         return -1
 
-    cdef double confidence(self, int r, const rule_t* rule) noexcept nogil:
+    cdef double confidence(self, int r, const rule_t* rule, int remasking) noexcept nogil:
         cdef int i
         if self.total[r] == 0:  # every token is discounted
-            return least_confidence(rule.remasking)
+            return least_confidence(remasking)
         for i in range(rule.n_discounted):
             if self.token[r] == rule.discounted[i]:
-                return least_confidence(rule.remasking)
-        if rule.remasking == ENTROPY:
+                return least_confidence(remasking)
+        if remasking == ENTROPY:
             return self.moment[r] / self.total[r] - log(self.total[r])
-        if rule.remasking == MARGIN:
+        if remasking == MARGIN:
             return (1 - exp(self.second[r] - self.maximum[r])) / self.total[r]
         return exp(self.logit[r] - self.maximum[r]) / self.total[r]
 

@@ -1,16 +1,17 @@
-"""One request: its prompt, its answer as it stands, and its schedule of quotas."""
+"""One request: its prompt and its answer as it stands."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._sampler import Rule
-from .options import GenerationOptions
 from .result import IntArray
+
+if TYPE_CHECKING:
+    from .options import GenerationOptions
 
 
 def transfer_quotas(masks: int, steps: int) -> list[int]:
@@ -30,27 +31,6 @@ def random_streams(seed: int | Sequence[int] | None, requests: int) -> list[np.r
     else:
         children = [np.random.SeedSequence(s).spawn(1)[0] for s in seed]
     return [np.random.PCG64(child) for child in children]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One denoising step of one request.
-
-    Attributes
-    ----------
-    index : int
-        In its schedule of max_steps steps.
-    block : int
-    end : int
-        Of the block, counted from the start of the prompt: masks before it can be revealed.
-    quota : int
-        Tokens to reveal.
-    """
-
-    index: int
-    block: int
-    end: int
-    quota: int
 
 
 class Canvas:
@@ -76,10 +56,6 @@ class Canvas:
                          options.top_k, options.top_p, options.repetition_penalty)
         self.commit_step = np.full(options.gen_length, -1, np.int32)
         self.confidence = np.full(options.gen_length, np.nan)
-        # With caches, rows before `start` are not computed: the caches hold their keys and values.
-        self.start = 0
-        self.cache: Any = None
-        self.unconditional_cache: Any = None
 
     @property
     def answer(self) -> IntArray:
@@ -97,19 +73,18 @@ class Canvas:
         """Distinct tokens of prompt and answer."""
         return np.unique(self.ids[self.ids != self.mask_id]).astype(np.int32)
 
-    def turns(self) -> Iterator[Turn]:
-        """The schedule, one step after the other; steps that reveal nothing are left out. Each turn is committed before the next."""
-        o = self.options
-        for block in range(o.blocks):
-            begin = self.prompt_length + block * o.block_length
-            end = begin + o.block_length
-            for i, quota in enumerate(transfer_quotas(len(self.masked(begin, end)), o.steps_per_block)):
-                if quota:
-                    yield Turn(block * o.steps_per_block + i, block, end, quota)
-
     def commit(self, positions: NDArray[np.intp], tokens: IntArray, confidence: NDArray[np.float64], step: int) -> None:
         self.ids[positions] = tokens
         inside = (positions >= self.prompt_length) & (tokens != self.mask_id)
         where = positions[inside] - self.prompt_length
         self.commit_step[where] = step
         self.confidence[where] = confidence[inside]
+
+    def answered(self, ends: Sequence[int]) -> bool:
+        """Whether an end token stands in the answer, and no mask before it."""
+        found = [first for end in ends for first in np.flatnonzero(self.answer == end)[:1]]
+        return bool(found) and not len(self.masked(0, self.prompt_length + int(min(found))))
+
+    def fill(self, token: int) -> None:
+        """Put a token in the place of every mask; it counts as nobody's choice."""
+        self.ids[self.ids == self.mask_id] = token

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import _sampler
 from .backend import Backend
-from .canvas import Canvas, Turn
+from .canvas import Canvas
 from .errors import EngineError, ModelMemoryError, NonFiniteLogitsError
 from .result import IntArray
 
@@ -26,23 +26,84 @@ WHOLE_ROWS = 32
 DAMAGED = "the logits of a row are NaN or have no finite value; the model's weights are damaged"
 
 
+# What a selector may want to know of a row beside token and confidence.
+STATISTICS = ("probability", "second", "entropy")
+UNKNOWN: NDArray[np.float64] = np.empty(0)
+Statistic = NDArray[np.float64] | None
+Columns = tuple[IntArray, NDArray[np.float64], Statistic, Statistic, Statistic]  # tokens, confidence, STATISTICS; [rows] each
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass computes of one canvas.
+
+    Attributes
+    ----------
+    rows : intp [computed] or None
+        Positions that are computed, ascending. They see the keys and values that the caches hold of the others. None: all positions.
+    open : intp [open]
+        Positions whose prediction is wanted, ascending, all of them computed.
+    caches : sequence
+        A cache for the canvas and, for guidance, one for its unconditional half; or none.
+    wants : set of str
+        Those of `STATISTICS` that are wanted.
+    """
+
+    rows: NDArray[np.intp] | None
+    open: NDArray[np.intp]
+    caches: Sequence[Any] = ()
+    wants: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the sampler makes of the open rows of one canvas. Statistics that nobody wants are empty.
+
+    Attributes
+    ----------
+    positions : intp [rows]
+    tokens : int32 [rows]
+    confidence : float64 [rows]
+        As `GenerationOptions.remasking` has it.
+    probability : float64 [rows]
+        Of the token, under softmax of the logits after guidance and penalties.
+    second : float64 [rows]
+        The second largest probability.
+    entropy : float64 [rows]
+        Of that softmax, in nats.
+    """
+
+    positions: NDArray[np.intp]
+    tokens: IntArray
+    confidence: NDArray[np.float64]
+    probability: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
+    second: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
+    entropy: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
+
+
 @dataclass(frozen=True)
 class Request:
-    """Tokens from one position on, and the rows among them whose hidden state is wanted."""
+    """Tokens that are computed, and the rows among them whose hidden state is wanted.
+
+    They stand at the positions from `start` on, or at `slots` where those have gaps.
+    """
 
     tokens: IntArray
     rows: NDArray[np.intp]
     start: int = 0
     cache: Any = None
+    slots: NDArray[np.intp] | None = None
 
-
-@dataclass(frozen=True)
-class Choice:
-    """What a round reveals in one canvas, surest first."""
-
-    positions: NDArray[np.intp]
-    tokens: IntArray
-    confidence: NDArray[np.float64]
+    @classmethod
+    def of(cls, tokens: IntArray, part: Pass, half: int) -> Request:
+        """A pass over a canvas, or over its unconditional half."""
+        cache = part.caches[half] if part.caches else None
+        if part.rows is None:
+            return cls(tokens, part.open, 0, cache)
+        start, end = int(part.rows[0]), int(part.rows[-1]) + 1
+        if end - start == len(part.rows):
+            return cls(tokens[start:end], part.open - start, start, cache)
+        return cls(tokens[part.rows], np.searchsorted(part.rows, part.open), start, cache, part.rows)
 
 
 class Denoiser:
@@ -61,32 +122,29 @@ class Denoiser:
         self.n_forward = self.rows_computed = 0
         self.seconds_forward = self.seconds_sample = 0.0
 
-    def choose(self, canvases: Sequence[Canvas], turns: Sequence[Turn]) -> list[Choice]:
-        """The surest tokens of each canvas; nothing is committed."""
-        open_rows = [c.masked(c.start, turn.end) for c, turn in zip(canvases, turns, strict=True)]
-        requests = [Request(c.ids[c.start:], rows - c.start, c.start, c.cache) for c, rows in zip(canvases, open_rows, strict=True)]
-        requests += [Request(c.unconditional()[c.start:], rows - c.start, c.start, c.unconditional_cache)
-                     for c, rows in zip(canvases, open_rows, strict=True) if c.rule.guided]
+    def predict(self, canvases: Sequence[Canvas], passes: Sequence[Pass]) -> list[Prediction]:
+        """What the model would write into the open rows of each canvas; nothing is written."""
+        requests = [Request.of(c.ids, p, 0) for c, p in zip(canvases, passes, strict=True)]
+        requests += [Request.of(c.unconditional(), p, 1) for c, p in zip(canvases, passes, strict=True) if c.rule.guided]
         rules = [c.rule for c in canvases]
         for canvas in canvases:
             if canvas.rule.penalised:
                 canvas.rule.seen = canvas.seen()
-        counts = [len(rows) for rows in open_rows]
+        counts = [len(p.open) for p in passes]
         owners = np.repeat(np.arange(len(canvases), dtype=np.int32), counts)
-        tokens, confidence = self._draw(self.hidden(requests), rules, owners)
+        wants = passes[0].wants.union(*(p.wants for p in passes[1:]))
+        tokens, confidence, *statistics = self._draw(self.hidden(requests), rules, owners, wants)
 
         clock = time.perf_counter()
         if any(rule.random for rule in rules):
             self.sampler.draw_confidence(rules, owners, confidence)
-        choices, first = [], 0
-        chosen = np.empty(len(owners), np.intc)
-        for turn, rows, n in zip(turns, open_rows, counts, strict=True):
-            k = _sampler.most_confident(confidence[first:first + n], turn.quota, chosen)
-            index = first + chosen[:k]
-            choices.append(Choice(rows[chosen[:k]], tokens[index], confidence[index]))
-            first += n
+        found, end = [], 0
+        for p, n in zip(passes, counts, strict=True):
+            begin, end = end, end + n
+            found.append(Prediction(p.open, tokens[begin:end], confidence[begin:end],
+                                    *(UNKNOWN if column is None else column[begin:end] for column in statistics)))
         self.seconds_sample += time.perf_counter() - clock
-        return choices
+        return found
 
     def log_probabilities(self, requests: Sequence[Request], rule: _sampler.Rule, targets: IntArray) -> NDArray[np.float64]:
         """log softmax(logits)[target] of all rows of requests under one rule; with guidance, unconditional requests follow."""
@@ -107,10 +165,14 @@ class Denoiser:
         cached = any(r.cache is not None for r in requests)
         positions = np.array([r.start for r in requests], np.int32) if cached else None
         caches = [r.cache for r in requests] if cached else None
+        gaps: dict[str, Any] = {}
+        if any(r.slots is not None for r in requests):
+            gaps["slots"] = np.concatenate([np.arange(r.start, r.start + len(r.tokens)) if r.slots is None else r.slots
+                                            for r in requests]).astype(np.int32)
         clock = time.perf_counter()
         with self._named("forward pass", f"{len(lengths)} request(s) of {lengths.min()} to {lengths.max()} tokens, {len(tokens)} rows, "
                                          f"{len(rows)} of them wanted"):
-            out = self.backend.hidden(tokens, lengths, rows, positions, caches)
+            out = self.backend.hidden(tokens, lengths, rows, positions, caches, **gaps)
         self.seconds_forward += time.perf_counter() - clock
         self.n_forward += 1
         self.rows_computed += len(tokens)
@@ -121,22 +183,28 @@ class Denoiser:
         for begin, end, tile in self._tiles(hidden, VOCABULARY_TILE):
             out[:, begin:end] = tile
 
-    def _draw(self, hidden: NDArray[Any], rules: list[_sampler.Rule], owners: IntArray) -> tuple[IntArray, NDArray[np.float64]]:
-        """Token and confidence of every row; hidden states of guided rows follow those of all rows."""
-        tokens, confidence = np.empty(len(owners), np.intc), np.empty(len(owners))
+    def _draw(self, hidden: NDArray[Any], rules: list[_sampler.Rule], owners: IntArray,
+              wants: frozenset[str] = frozenset()) -> Columns:
+        """Token, confidence and wanted statistics of every row; hidden states of guided rows follow those of all rows."""
+        found = _columns(len(owners), wants)
         guided = np.array([rule.guided for rule in rules])[owners]
         partner = len(owners) + np.cumsum(guided) - 1
         for index, width in self._groups(rules, owners):
-            part = hidden if len(index) == len(owners) else hidden[np.concatenate([index, partner[index][guided[index]]])]
-            found = np.empty(len(index), np.intc), np.empty(len(index))
-            self._consume(part, rules, owners[index], width)
+            everything = len(index) == len(owners)
+            part = found if everything else _columns(len(index), wants)
+            self._consume(hidden if everything else hidden[np.concatenate([index, partner[index][guided[index]]])], rules, owners[index],
+                          width)
             clock = time.perf_counter()
-            bad = self.sampler.finish(*found)
+            bad = self.sampler.finish(*part)
             if bad >= 0:
                 raise NonFiniteLogitsError(f"{self._engine()}: prompt {owners[index][bad]}: {DAMAGED}")
-            tokens[index], confidence[index] = found
+            if not everything:
+                pairs: Iterator[tuple[Any, Any]] = zip(found, part, strict=True)
+                for column, values in pairs:
+                    if column is not None:
+                        column[index] = values
             self.seconds_sample += time.perf_counter() - clock
-        return tokens, confidence
+        return found
 
     def _groups(self, rules: list[_sampler.Rule], owners: IntArray) -> Iterator[tuple[NDArray[np.intp], int]]:
         """Rows that go through the sampler together, and the width of their tiles."""
@@ -174,6 +242,11 @@ class Denoiser:
 
     def _named(self, what: str, shapes: str) -> _Named:
         return _Named(self, what, shapes)
+
+
+def _columns(rows: int, wants: frozenset[str]) -> Columns:
+    probability, second, entropy = (np.empty(rows) if name in wants else None for name in STATISTICS)
+    return np.empty(rows, np.intc), np.empty(rows), probability, second, entropy
 
 
 class _Named:

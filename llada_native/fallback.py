@@ -1,13 +1,16 @@
-"""What happens when the native engine fails: a reason, in the log and as a warning, and another backend when the caller wants one."""
+"""What happens when an engine fails or is closed: a reason, in the log and as a warning, and another backend when the caller wants one."""
 from __future__ import annotations
 
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from . import checks
-from .errors import EngineError, ModelMemoryError, NonFiniteLogitsError
+from .backend import Backend
+from .errors import EngineError, GenerationCancelled, ModelMemoryError, NonFiniteLogitsError
 
 logger = logging.getLogger("llada_native")
 
@@ -31,3 +34,14 @@ def report(error: BaseException, backend: str, fallback: str, facts: dict[str, A
         frame, depth = frame.f_back, depth + 1
     warnings.warn(f"the {backend} engine failed ({type(error).__name__}: {error}); going on with backend={fallback!r}: "
                   f"{WHAT_IT_IS[fallback]}", RuntimeWarning, stacklevel=depth)
+
+
+@contextmanager
+def interruptible(backend: Backend) -> Iterator[None]:
+    """A model that is closed meanwhile ends the work with `GenerationCancelled`, inside a forward pass or between two."""
+    try:
+        yield
+    except (InterruptedError, ValueError) as e:
+        if not backend.closed:
+            raise
+        raise GenerationCancelled("the model was closed while it was working") from e

@@ -3,30 +3,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _native, checks, placeholder
+from . import _native, checks
 from .backend import Backend, TensorSource
-from .canvas import Canvas, random_streams
 from .checkpoint import Checkpoint, RandomWeights
 from .config import ModelConfig
-from .decoding import Denoising
 from .denoiser import Denoiser, Request
 from .device import DeviceType, check_device
 from .errors import GenerationCancelled, LladaError, ModelFormatError
-from .fallback import ENGINE_FAILURES, checked_fallback, report
+from .fallback import interruptible, report
+from .generation import prepared, prepared_infill
 from .kv_cache import KVCache
 from .loading import DEFAULT_GROUP_SIZE, DTYPES, ConfigOnly, check_engine, generation_defaults, load_backend, token_defaults
-from .options import LARGEST_SEED, GenerationOptions, checked_seed, named
-from .progress import print_step
-from .prompts import as_arrays, encode_continuations, encode_prompts, fixed_answers, id_rows, infill_texts, token_rows
+from .options import LARGEST_SEED
+from .prompts import as_arrays, id_rows, token_rows
 from .result import GenerationResult, IntArray, Step
-from .scoring import log_likelihood
+from .scoring import score_all
 from .tasks import InferTask, Round
 from .tokenizer import Tokenizer
 
@@ -229,8 +226,7 @@ class LLaDAForCausalLM:
                  "cfg_scale": cfg_scale, "remasking": remasking, "mask_id": mask_id, "logits_eos_inf": logits_eos_inf,
                  "confidence_eos_eot_inf": confidence_eos_eot_inf, "topp_": topp_, "topk_": topk_}
         options.update({name: value for name, value in named.items() if value is not None})
-        encoded, resolved, answers = self._requests(prompts, attention_mask, chat, constraints, options)
-        return self._run(encoded, resolved, answers, seed, verbose, callback, fallback)
+        return prepared(self, prompts, attention_mask, chat, seed, constraints, options).run(verbose, callback, fallback)
 
     def generate_with_cpp_model(self, *args: Any, fallback: str | None = "reference", **arguments: Any) -> GenerationResult:
         """`generate`, which by default goes on with the NumPy reference when the C++ engine fails.
@@ -257,14 +253,7 @@ class LLaDAForCausalLM:
         for name in ("callback", "verbose", "fallback"):
             if name in options:
                 raise TypeError(f"{name}: is for generate; a stream is a loop over its own steps")
-        encoded, resolved, answers = self._requests(prompts, attention_mask, chat, constraints, options)
-        run = self._denoising(self._backend, encoded, resolved, answers, checked_seed(seed, len(encoded)))
-
-        def steps() -> Iterator[Step]:
-            with _interruptible(self._backend):
-                yield from run.steps()
-
-        return steps()
+        return prepared(self, prompts, attention_mask, chat, seed, constraints, options).steps()
 
     def infill(self, texts: Any, *, prompt: Any = None, max_steps: int | None = None, chat: bool | str = "auto",
                seed: int | Sequence[int] | None = None, verbose: bool = False, callback: Callable[[Step], object] | None = None,
@@ -293,24 +282,8 @@ class LLaDAForCausalLM:
         TypeError, ValueError
             A text has no mask, an argument is unknown, of the wrong type or out of range.
         """
-        for name in ("gen_length", "block_length", "max_new_tokens"):
-            if name in options:
-                raise TypeError(f"{name}: the text to fill is the canvas, and one block")
-        self._require_open()
-        given = named(options if max_steps is None else {**options, "max_steps": max_steps})
-        steps, vocabulary = given.pop("max_steps", None), self.config.vocabulary
-        one = {"gen_length": 1, "block_length": 1}
-        mask_id = GenerationOptions.resolve({**given, **one}, self._defaults, vocabulary).mask_id
-        answers = infill_texts(texts, mask_id, self.tokenizer, vocabulary)
-        resolved = [GenerationOptions.resolve({**given, "gen_length": len(a), "block_length": len(a),
-                                               "max_steps": int(np.count_nonzero(a == mask_id)) if steps is None else steps},
-                                              self._defaults, vocabulary) for a in answers]
-        before = [np.empty(0, np.int32)] if prompt is None else encode_prompts(prompt, None, chat, self.tokenizer, vocabulary)
-        if len(before) != 1:
-            raise ValueError(f"prompt: expected one for all texts, found {len(before)}")
-        for i, answer in enumerate(answers):
-            self._check_length(f"texts[{i}]", len(before[0]), len(answer), "a text of")
-        return self._run(before * len(answers), resolved, answers, seed, verbose, callback, fallback, whole=True)
+        given = options if max_steps is None else {**options, "max_steps": max_steps}
+        return prepared_infill(self, texts, prompt, chat, seed, given).run(verbose, callback, fallback)
 
     def score(self, prompts: Any, answers: Any, *, mc_num: int = 128, batch_size: int | None = None, cfg_scale: float = 0.0,
               chat: bool | str = "auto", seed: int | Sequence[int] | None = None, mask_id: int | None = None) -> NDArray[np.float64]:
@@ -336,112 +309,12 @@ class LLaDAForCausalLM:
         float64 [answers]
             In nats.
         """
-        self._require_open()
-        samples = checks.whole_number("mc_num", mc_num)
-        batch = int(np.gcd(samples, 16)) if batch_size is None else checks.whole_number("batch_size", batch_size)
-        if samples % batch:
-            raise ValueError(f"mc_num: expected a multiple of batch_size ({batch}), found {samples}")
-        scale = checks.scale("cfg_scale", cfg_scale)
-        mask = GenerationOptions.resolve({"mask_id": mask_id}, self._defaults, self.config.vocabulary).mask_id
-        given = encode_prompts(prompts, None, chat, self.tokenizer, self.config.vocabulary)
-        targets = encode_continuations(answers, self.tokenizer, self.config.vocabulary)
-        if len(given) == 1:
-            given = given * len(targets)
-        if len(given) != len(targets):
-            raise ValueError(f"answers: expected one for each of {len(given)} prompts, found {len(targets)}")
-        for i, (prompt, target) in enumerate(zip(given, targets, strict=True)):
-            self._check_length(f"answers[{i}]", len(prompt), len(target), "an answer of")
-        streams = random_streams(checked_seed(seed, len(targets)), len(targets))
-        denoiser = Denoiser(self._backend)
-        with _interruptible(self._backend):
-            return np.array([log_likelihood(denoiser, prompt, target, mask, scale, samples, batch, stream)
-                             for prompt, target, stream in zip(given, targets, streams, strict=True)])
-
-    def _requests(self, prompts: Any, attention_mask: Any, chat: bool | str, constraints: Any, options: dict[str, Any]) \
-            -> tuple[list[IntArray], list[GenerationOptions], list[IntArray]]:
-        """Prompt, options and canvas of every request."""
-        self._require_open()
-        vocabulary = self.config.vocabulary
-        resolved = GenerationOptions.resolve(options, self._defaults, vocabulary)
-        encoded = encode_prompts(prompts, attention_mask, chat, self.tokenizer, vocabulary)
-        self._check_length("prompts", max(len(ids) for ids in encoded), resolved.gen_length)
-        return encoded, [resolved] * len(encoded), fixed_answers(constraints, len(encoded), resolved, self.tokenizer, vocabulary)
-
-    def _run(self, prompts: list[IntArray], options: list[GenerationOptions], answers: list[IntArray], seed: Any, verbose: bool,
-             callback: Callable[[Step], object] | None, fallback: str | None, whole: bool = False) -> GenerationResult:
-        """Generate, and when the engine fails start again with another backend, if that is wanted."""
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback: expected a function of a Step, found {callback!r}")
-        checked_fallback(fallback)
-        checks.boolean("verbose", verbose)
-        seed = checked_seed(seed, len(prompts))
-        if seed is None:
-            seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]  # a second attempt draws the same numbers
-        backend = self._backend
-        while True:
-            run = self._denoising(backend, prompts, options, answers, seed)
-            try:
-                return self._result(run, self._drive(run, verbose, callback), whole)
-            except ENGINE_FAILURES as e:
-                if fallback is None or backend is not self._backend or backend.name == fallback:
-                    raise
-                report(e, backend.name, fallback, {**self._facts(), "prompts": [len(p) for p in prompts],
-                                                   "gen_length": [o.gen_length for o in options],
-                                                   "forward passes before": run.denoiser.n_forward})
-                backend = self._substitute(fallback)
-
-    def _drive(self, run: Denoising, verbose: bool, callback: Callable[[Step], object] | None) -> bool:
-        """Take all steps. True when a callback ended the run."""
-        with _interruptible(self._backend):
-            for step in run.steps():
-                if verbose:
-                    print_step(step, self.tokenizer)
-                if callback is not None and callback(step):
-                    return True
-        return False
-
-    def _denoising(self, backend: Backend, prompts: list[IntArray], options: list[GenerationOptions], answers: list[IntArray],
-                   seed: int | list[int] | None) -> Denoising:
-        streams = random_streams(seed, len(prompts))
-        canvases = [Canvas(*parts) for parts in zip(prompts, options, streams, answers, strict=True)]
-        return Denoising(backend, canvases, lambda answer: self._notice(backend) + self._text(answer, options[0]))
+        return score_all(self, prompts, answers, mc_num, batch_size, cfg_scale, chat, seed, mask_id)
 
     def _check_length(self, name: str, prompt: int, answer: int, what: str = "gen_length") -> None:
         if prompt + answer > self.max_tokens:
             raise ValueError(f"{name}: expected prompt and answer within max_tokens ({self.max_tokens}), found a prompt of {prompt} and "
                              f"{what} {answer}")
-
-    @staticmethod
-    def _notice(backend: Backend) -> str:
-        return placeholder.NOTICE if backend.name == "placeholder" else ""
-
-    def _text(self, answer: IntArray, options: GenerationOptions) -> str:
-        """An answer up to its first mask or end token."""
-        stop = np.flatnonzero(np.isin(answer, [options.mask_id, *options.end_ids]))
-        return self.tokenizer.decode(answer[:stop[0]] if len(stop) else answer) if self.tokenizer else ""
-
-    def _result(self, run: Denoising, cancelled: bool, whole: bool) -> GenerationResult:
-        reasons, texts, lengths = [], [], []
-        backend = run.denoiser.backend
-        for c in run.canvases:
-            ends = np.flatnonzero(np.isin(c.answer, [] if whole else c.options.end_ids))
-            answer = c.answer[:ends[0]] if len(ends) else c.answer
-            reasons.append("cancelled" if cancelled and c.mask_id in c.answer else "stop" if len(ends) else "length")
-            lengths.append(int(np.count_nonzero(answer != c.mask_id)))
-            texts.append(self._notice(backend) + (self.tokenizer.decode(answer[answer != c.mask_id]) if self.tokenizer else ""))
-        return GenerationResult(
-            text=texts,
-            sequences=[c.ids for c in run.canvases],
-            prompt_lengths=[c.prompt_length for c in run.canvases],
-            finish_reason=reasons,
-            commit_step=[c.commit_step for c in run.canvases],
-            confidence=[c.confidence for c in run.canvases],
-            answer_lengths=lengths,
-            n_forward=run.denoiser.n_forward,
-            rows_computed=run.denoiser.rows_computed,
-            timings={"forward": run.denoiser.seconds_forward, "sample": run.denoiser.seconds_sample, "total": run.seconds},
-            backend=backend.name,
-        )
 
     # ---- tasks
 
@@ -467,7 +340,7 @@ class LLaDAForCausalLM:
             A task occurs twice, is finished, belongs to another model or does not fit this one; no task has changed.
         """
         self._require_open()
-        with _interruptible(self._backend):
+        with interruptible(self._backend):
             denoiser = self._idle_denoisers.pop() if self._idle_denoisers else Denoiser(self._backend)
             denoiser.backend = self._backend
             try:
@@ -518,7 +391,7 @@ class LLaDAForCausalLM:
         if longest > self.max_tokens:
             raise ValueError(f"input_ids: expected at most max_tokens ({self.max_tokens}), found {longest}")
         self._require_open()
-        with _interruptible(self._backend):
+        with interruptible(self._backend):
             logits = self._logits(kept)
         if attention_mask is not None:
             masks = [m.astype(bool) for m in id_rows(attention_mask, "attention_mask")]
@@ -651,17 +524,6 @@ def _scatter(part: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.f
     out = np.zeros((len(mask), part.shape[1]), np.float32)
     out[mask] = part
     return out
-
-
-@contextmanager
-def _interruptible(backend: Backend) -> Iterator[None]:
-    """A model that is closed meanwhile ends the work with `GenerationCancelled`, inside a forward pass or between two."""
-    try:
-        yield
-    except (InterruptedError, ValueError) as e:
-        if not backend.closed:
-            raise
-        raise GenerationCancelled("the model was closed while it was working") from e
 
 
 def _load_again(cls: type[LLaDAForCausalLM], kind: str, place: list[Any], arguments: dict[str, Any]) -> LLaDAForCausalLM:

@@ -9,6 +9,9 @@ import numpy as np
 
 from . import checks
 from ._sampler import REMASKING
+from .caching import CachePolicy
+from .method import Method
+from .selectors import Selector
 
 ALIASES = {"steps": "max_steps", "temperature_": "temperature", "max_new_tokens": "gen_length", "mask_token_id": "mask_id",
            "eos_token_id": "eos_id", "eot_token_id": "eot_id", "topp_": "top_p", "topk_": "top_k",
@@ -56,6 +59,13 @@ class GenerationOptions:
         multiplied (Keskar et al., arXiv:1909.05858).
     suppress_tokens : tuple of int
         Tokens that are never drawn.
+    selector : Selector, or "quota"
+        Which predictions a forward pass keeps. "quota": as many as the schedule says, in the order of `remasking`.
+    cache : CachePolicy, or "none"
+        Which rows a forward pass computes. "none": all of them, which is exact.
+    early_stop : bool
+        A request is finished once no mask is left before its first end token; end-of-text fills the rest. Up to there, answers are
+        what they are without.
     """
 
     max_steps: int
@@ -73,6 +83,13 @@ class GenerationOptions:
     top_p: float
     repetition_penalty: float
     suppress_tokens: tuple[int, ...]
+    selector: Selector
+    cache: CachePolicy
+    early_stop: bool
+
+    @property
+    def method(self) -> Method:
+        return Method(self.selector, self.cache, self.early_stop)
 
     @property
     def blocks(self) -> int:
@@ -89,7 +106,8 @@ class GenerationOptions:
     @property
     def suppressed(self) -> list[int]:
         """Tokens whose logit is -inf from the start."""
-        return [*self.suppress_tokens, *([self.eos_id] if self.logits_eos_inf and self.eos_id is not None else [])]
+        return [*self.suppress_tokens, *([self.eos_id] if self.logits_eos_inf and self.eos_id is not None else []),
+                *([] if self.selector.reveals_masks else [self.mask_id])]
 
     @property
     def discounted(self) -> list[int]:
@@ -140,11 +158,10 @@ class GenerationOptions:
                for name in ("mask_id", "eos_id", "eot_id") for value in [values.get(name, defaults.get(name))]}
         suppressed = checks.token_ids("suppress_tokens", values.get("suppress_tokens", ()), vocabulary)
         logits_eos_inf = checks.boolean("logits_eos_inf", values.get("logits_eos_inf", False))
-        if len({*suppressed, *([ids["eos_id"]] if logits_eos_inf and ids["eos_id"] is not None else [])}) >= vocabulary:
-            raise ValueError("suppress_tokens: expected to leave a token to draw, found the whole vocabulary")
         if ids["mask_id"] is None:
             raise ValueError("mask_id: the checkpoint names no mask token, so it must be given")
-        return cls(
+        method = Method.resolve(values)
+        options = cls(
             max_steps=max_steps,
             gen_length=gen_length,
             block_length=block_length,
@@ -161,7 +178,12 @@ class GenerationOptions:
             repetition_penalty=checks.between("repetition_penalty", values.get("repetition_penalty", 1.0), 1 / LARGEST_PENALTY,
                                               LARGEST_PENALTY),
             suppress_tokens=suppressed,
+            selector=method.selector,
+            cache=method.cache,
+            early_stop=method.early_stop,
         )
+        method.check(options, vocabulary)
+        return options
 
 
 # What `LLaDAForCausalLM.generate` takes beside options.

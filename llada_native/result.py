@@ -21,7 +21,7 @@ class Step:
         Position in the schedule of max_steps steps; steps that reveal nothing are skipped.
     block, n_blocks : int
     positions : list of int32 [revealed]
-        Where tokens were written, counted from the start of the prompt, surest first.
+        Where tokens were written, counted from the start of the prompt, surest first. What `early_stop` fills is not among them.
     tokens : list of int32 [revealed]
     confidence : list of float64 [revealed]
     masks_left : list of int
@@ -66,9 +66,9 @@ class GenerationResult:
     finish_reason : list of {"stop", "length", "cancelled"}
         An end token was generated; the canvas is full without one; a callback ended the run.
     commit_step : list of int32 [gen_length]
-        The step that wrote each position, -1 where a mask remains.
+        The step that wrote each position, -1 where a mask remains or `early_stop` has filled one.
     confidence : list of float64 [gen_length]
-        The confidence of each token when it was written, NaN where a mask remains.
+        The confidence of each token when it was written, NaN where commit_step is -1.
     answer_lengths : list of int
         Tokens before the first end token.
     n_forward : int
@@ -100,6 +100,12 @@ class GenerationResult:
     @property
     def tokens_per_forward(self) -> float:
         return sum(self.answer_lengths) / self.n_forward if self.n_forward else 0.0
+
+    @property
+    def rows_per_token(self) -> float:
+        """Rows computed for each token before the first end token: the cost of decoding, whatever the machine."""
+        tokens = sum(self.answer_lengths)
+        return self.rows_computed / tokens if tokens else float("inf")
 
     def __str__(self) -> str:
         return "\n".join(self.text)

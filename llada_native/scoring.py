@@ -8,12 +8,24 @@ For a target of L tokens, log p(target | prompt) is at least
 """
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from . import checks
 from ._sampler import Rule
+from .canvas import random_streams
 from .denoiser import Denoiser, Request
+from .fallback import interruptible
+from .options import GenerationOptions, checked_seed
+from .prompts import encode_continuations, encode_prompts
 from .result import IntArray
+
+if TYPE_CHECKING:
+    from .model import LLaDAForCausalLM
+
+MOST_SAMPLES = 16  # of one forward pass, unless the caller says otherwise
 
 
 def masked_counts(first: int, length: int, samples: int) -> NDArray[np.intp]:
@@ -40,3 +52,29 @@ def log_likelihood(denoiser: Denoiser, prompt: IntArray, target: IntArray, mask_
         weights = np.repeat(length / counts, counts)
         total += float(np.sum(weights * log_p)) / batch_size
     return total / (samples // batch_size)
+
+
+def score_all(model: LLaDAForCausalLM, prompts: Any, answers: Any, mc_num: int, batch_size: int | None, cfg_scale: float, chat: bool | str,
+              seed: Any, mask_id: int | None) -> NDArray[np.float64]:
+    """The estimate for every answer; the arguments are those of `LLaDAForCausalLM.score`."""
+    model._require_open()
+    vocabulary = model.config.vocabulary
+    samples = checks.whole_number("mc_num", mc_num)
+    batch = int(np.gcd(samples, MOST_SAMPLES)) if batch_size is None else checks.whole_number("batch_size", batch_size)
+    if samples % batch:
+        raise ValueError(f"mc_num: expected a multiple of batch_size ({batch}), found {samples}")
+    scale = checks.scale("cfg_scale", cfg_scale)
+    mask = GenerationOptions.resolve({"mask_id": mask_id}, model._defaults, vocabulary).mask_id
+    given = encode_prompts(prompts, None, chat, model.tokenizer, vocabulary)
+    targets = encode_continuations(answers, model.tokenizer, vocabulary)
+    if len(given) == 1:
+        given = given * len(targets)
+    if len(given) != len(targets):
+        raise ValueError(f"answers: expected one for each of {len(given)} prompts, found {len(targets)}")
+    for i, (prompt, target) in enumerate(zip(given, targets, strict=True)):
+        model._check_length(f"answers[{i}]", len(prompt), len(target), "an answer of")
+    streams = random_streams(checked_seed(seed, len(targets)), len(targets))
+    denoiser = Denoiser(model._backend)
+    with interruptible(model._backend):
+        return np.array([log_likelihood(denoiser, prompt, target, mask, scale, samples, batch, stream)
+                         for prompt, target, stream in zip(given, targets, streams, strict=True)])

@@ -2,20 +2,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import checks
-from .canvas import Canvas, Turn, random_streams
+from .canvas import Canvas, random_streams
+from .decoding import Commit, Course
 from .denoiser import Denoiser
 from .kv_cache import KVCache
 from .options import DEFAULT_GEN_LENGTH, GenerationOptions, checked_seed, named
 from .prompts import id_rows, token_rows
 from .result import IntArray
+from .selectors import Quota
 
 if TYPE_CHECKING:
     from .model import LLaDAForCausalLM
@@ -85,7 +86,10 @@ class InferTask:
             checks.whole_number("gen_length", length)
         self.max_tokens = checks.whole_number("max_tokens", max_tokens if max_tokens is not None else length or DEFAULT_GEN_LENGTH)
         self._given.setdefault("gen_length", self.max_tokens)
-        known = GenerationOptions.resolve(self._given, {"mask_id": 0}, ANY_VOCABULARY)  # complains at once; a model completes it
+        # Complains at once; a model completes it.
+        known = GenerationOptions.resolve(self._given, {"mask_id": 0, "eos_id": 0}, ANY_VOCABULARY)
+        if not isinstance(known.selector, Quota):
+            raise ValueError(f"selector: a task takes one token a round, so it has the selector 'quota', found {known.selector!r}")
         self.tokens: IntArray = rows[0]
         self.end_tokens = None if end_tokens is None else list(checks.token_ids("end_tokens", end_tokens, ANY_VOCABULARY))
         self.gen_length, self.block_length, self.mask_id = known.gen_length, self._given.get("block_length"), self._given.get("mask_id")
@@ -95,9 +99,9 @@ class InferTask:
         self.backend: str | None = None
         self._stream = random_streams(checked_seed(seed, 1), 1)[0]
         self._model: LLaDAForCausalLM | None = None
-        self._canvas: Canvas | None = None
-        self._turns: Iterator[Turn] = iter(())
-        self._turn: Turn | None = None
+        self._course: Course | None = None
+        self._block = 0, len(rows[0]) + self.gen_length  # the one being filled or the last one, and its end
+        self._keeps = known.cache.keeps
         self._kv_cache: KVCache | None = None
         self._pos = 0
         self.pending_position: int | None = None
@@ -111,8 +115,8 @@ class InferTask:
     @property
     def sequence(self) -> IntArray:
         """Prompt and canvas as they stand, int32. Masks are `mask_id`, or -1 until a model has said what that is."""
-        if self._canvas is not None:
-            return self._canvas.ids.copy()
+        if self._course is not None:
+            return self._course.canvas.ids.copy()
         mask = UNKNOWN_MASK if self.mask_id is None else self.mask_id
         return np.concatenate([self.tokens, np.full(self.gen_length, mask, np.int32)])
 
@@ -124,12 +128,12 @@ class InferTask:
     @property
     def block(self) -> int:
         """The block being filled, or the last one."""
-        return self._turn.block if self._turn is not None else 0
+        return self._block[0]
 
     @property
     def block_end(self) -> int:
         """Where that block ends, counted from the start of the prompt; the whole sequence until a model has set the blocks."""
-        return self._turn.end if self._turn is not None else len(self.tokens) + self.gen_length
+        return self._block[1]
 
     @property
     def pos(self) -> int:
@@ -159,18 +163,17 @@ class InferTask:
         if out_token is None:
             self._finish("cancelled")
             return
-        if self.pending_position is None or self._canvas is None or self._turn is None or self._model is None:
+        if self.pending_position is None or self._course is None or self._model is None:
             raise ValueError(f"task {self.id!r} has no pending position: call batch_infer_one_round first")
         token = checks.token_id("out_token", out_token, self._model.config.vocabulary)
-        position = np.array([self.pending_position], np.intp)
-        self._canvas.commit(position, np.array([token], np.int32), np.array([self.pending_confidence]), self._turn.index)
+        course, position = self._course, np.array([self.pending_position], np.intp)
+        course.commit(Commit(position, np.array([token], np.int32), np.array([self.pending_confidence])))
         self.revealed_positions.append(self.pending_position)
         self._clear_pending()
-        following = next(self._turns, None)
-        if following is None or len(self.revealed_positions) >= self.max_tokens:
-            self._finish("stop" if np.isin(self._canvas.answer, self.end_tokens or []).any() else "length")
+        if course.finished or len(self.revealed_positions) >= self.max_tokens:
+            self._finish("stop" if np.isin(course.canvas.answer, self.end_tokens or []).any() else "length")
         else:
-            self._turn = following
+            self._block = course.block, course.end
 
     def _clear_pending(self) -> None:
         self.pending_position = self.pending_token = self.pending_confidence = None
@@ -178,6 +181,8 @@ class InferTask:
     def _finish(self, reason: str) -> None:
         self.finish_reason = reason
         self._clear_pending()
+        if self._course is not None:
+            self._course.close()
 
     def _joined(self, model: LLaDAForCausalLM) -> tuple[GenerationOptions, list[int]]:
         """Options completed by a model and end tokens; nothing of the task changes."""
@@ -190,12 +195,11 @@ class InferTask:
         ends = options.end_ids if self.end_tokens is None else self.end_tokens
         return options, list(checks.token_ids(name + "end_tokens", ends, vocabulary))
 
-    def _join(self, model: LLaDAForCausalLM, canvas: Canvas, ends: list[int]) -> None:
+    def _join(self, model: LLaDAForCausalLM, course: Course, ends: list[int]) -> None:
         """Begin decoding with a model; a task stays with it."""
-        self._model, self._canvas, self.end_tokens, self.backend = model, canvas, ends, model.backend
-        self.mask_id, self.block_length = canvas.options.mask_id, canvas.options.block_length
-        self._turns = canvas.turns()
-        self._turn = next(self._turns)
+        self._model, self._course, self.end_tokens, self.backend = model, course, ends, model.backend
+        self.mask_id, self.block_length = course.canvas.options.mask_id, course.canvas.options.block_length
+        self._block = course.block, course.end
 
     # ---- caches
 
@@ -209,6 +213,8 @@ class InferTask:
         """
         if not isinstance(kv_cache, KVCache):
             raise TypeError(f"kv_cache: expected a KVCache, found {kv_cache!r}")
+        if self._keeps:
+            raise ValueError(f"kv_cache: task {self.id!r} has caches of its own, by its option cache")
         pos = checks.whole_number("pos", pos, 0)
         if self._model is not None and kv_cache._backend is not self._model._backend:
             raise ValueError("kv_cache: belongs to another model")
@@ -318,14 +324,14 @@ class Round:
             self._set_busy(True)
         try:
             joined = [task._joined(self.model) for task in self.tasks]
-            canvases = [task._canvas or Canvas(task.tokens, options, task._stream)
-                        for task, (options, _) in zip(self.tasks, joined, strict=True)]
-            for task, canvas in zip(self.tasks, canvases, strict=True):
-                self._check_cache(task, canvas)
-            for task, canvas, (_, ends) in zip(self.tasks, canvases, joined, strict=True):
-                if task._canvas is None:
-                    task._join(self.model, canvas, ends)
-            return self._denoise(denoiser, canvases) if canvases else []
+            courses = [task._course or Course(Canvas(task.tokens, options, task._stream), self.model._backend, ends)
+                       for task, (options, ends) in zip(self.tasks, joined, strict=True)]
+            for task, course in zip(self.tasks, courses, strict=True):
+                self._check_cache(task, course.canvas)
+            for task, course, (_, ends) in zip(self.tasks, courses, joined, strict=True):
+                if task._course is None:
+                    task._join(self.model, course, ends)
+            return self._denoise(denoiser, courses) if courses else []
         finally:
             self._set_busy(False)
 
@@ -363,33 +369,44 @@ class Round:
         if len(early):
             raise ValueError(f"pos: expected no mask before position {pos} of task {task.id!r}, found one at {early[0]}")
 
-    def _denoise(self, denoiser: Denoiser, canvases: list[Canvas]) -> list[int]:
-        turns = []
-        for task, canvas in zip(self.tasks, canvases, strict=True):
-            assert task._turn is not None
-            turns.append(replace(task._turn, quota=1))
-            canvas.start, canvas.cache, canvas.unconditional_cache = task.pos, None, None
-            if (cache := task.kvcache()) is not None:
-                parts = cache.parts(canvas.rule.guided)
-                for part in parts:
-                    part.truncate(len(canvas.ids))  # what a longer request left behind would be seen
-                canvas.cache, *rest = (part.cache for part in parts)
-                canvas.unconditional_cache = rest[0] if rest else None
+    def _denoise(self, denoiser: Denoiser, courses: list[Course]) -> list[int]:
+        for task, course in zip(self.tasks, courses, strict=True):
+            cache, canvas = task.kvcache(), course.canvas
+            parts = [] if cache is None else cache.parts(canvas.rule.guided)
+            for part in parts:
+                part.truncate(len(canvas.ids))  # what a longer request left behind would be seen
+            course.bind(task.pos, [part.cache for part in parts])
         states = [task._stream.state for task in self.tasks]
         try:
-            choices = denoiser.choose(canvases, turns)
+            commits = _proposals(denoiser, courses)
         except BaseException:
             # The keys may be stored and numbers drawn. A repeated round draws the same ones.
-            for task, canvas, state in zip(self.tasks, canvases, states, strict=True):
+            for task, course, state in zip(self.tasks, courses, states, strict=True):
                 task._stream.state = state
+                course.forget()
                 if (cache := task.kvcache()) is not None and not cache.closed:
-                    for part in cache.parts(canvas.rule.guided):
-                        part.truncate(canvas.start)
+                    for part in cache.parts(course.canvas.rule.guided):
+                        part.truncate(task.pos)
             raise
-        for task, canvas, choice in zip(self.tasks, canvases, choices, strict=True):
-            task.pending_position, task.pending_token = int(choice.positions[0]), int(choice.tokens[0])
-            task.pending_confidence = float(choice.confidence[0])
+        for task, course, commit in zip(self.tasks, courses, commits, strict=True):
+            canvas = course.canvas
+            task.pending_position, task.pending_token = int(commit.positions[0]), int(commit.tokens[0])
+            task.pending_confidence = float(commit.confidence[0])
             if (cache := task.kvcache()) is not None:
                 for part, ids in zip(cache.parts(canvas.rule.guided), (canvas.ids, canvas.unconditional()), strict=False):
                     part.remember(ids)
-        return [int(choice.tokens[0]) for choice in choices]
+        return [int(commit.tokens[0]) for commit in commits]
+
+
+def _proposals(denoiser: Denoiser, courses: Sequence[Course]) -> list[Commit]:
+    """What each course would commit; a pass that it doubts is followed by a full one at once."""
+    passes = [p for course in courses if (p := course.next_pass()) is not None]
+    found = denoiser.predict([course.canvas for course in courses], passes)
+    commits = [course.propose(f) for course, f in zip(courses, found, strict=True)]
+    doubting = [i for i, commit in enumerate(commits) if not len(commit.positions)]
+    if doubting:
+        for i in doubting:
+            courses[i].commit(commits[i])
+        for i, commit in zip(doubting, _proposals(denoiser, [courses[i] for i in doubting]), strict=True):
+            commits[i] = commit
+    return commits

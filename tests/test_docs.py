@@ -61,9 +61,9 @@ def test_selftest(capsys, dtype):
 
 def test_selftest_fails_aloud(capsys, monkeypatch):
     """A sampler that ignores its seed, for instance."""
-    from llada_native import canvas, model
+    from llada_native import canvas, generation
 
-    monkeypatch.setattr(model, "random_streams", lambda seed, requests: canvas.random_streams(None, requests))
+    monkeypatch.setattr(generation, "random_streams", lambda seed, requests: canvas.random_streams(None, requests))
     assert cli.main(["selftest"]) == 1
     printed = capsys.readouterr().out
     assert "FAIL sampling: Failed: found another answer for the same seed" in printed and "1 of" in printed

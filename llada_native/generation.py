@@ -1,0 +1,162 @@
+"""One call of `generate`, `stream` or `infill`: its arguments checked and encoded, then run, or run again on another engine."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import checks, placeholder
+from .backend import Backend
+from .canvas import Canvas, random_streams
+from .decoding import Denoising
+from .fallback import ENGINE_FAILURES, checked_fallback, interruptible, report
+from .options import GenerationOptions, checked_seed, named
+from .progress import print_step
+from .prompts import encode_prompts, fixed_answers, infill_texts
+from .result import GenerationResult, IntArray, Step
+
+if TYPE_CHECKING:
+    from .model import LLaDAForCausalLM
+
+
+class Generation:
+    """Requests that are ready to run.
+
+    Parameters
+    ----------
+    model : LLaDAForCausalLM
+    prompts : list of int32 [length]
+    options : list of GenerationOptions
+    answers : list of int32 [gen_length]
+        The canvases at the start.
+    seed : None, int or sequence of int
+        As the caller gave it.
+    whole : bool
+        The text of an answer is all of it, whatever end tokens it holds.
+    """
+
+    def __init__(self, model: LLaDAForCausalLM, prompts: list[IntArray], options: list[GenerationOptions], answers: list[IntArray],
+                 seed: Any, whole: bool = False) -> None:
+        self.model, self.prompts, self.options, self.answers, self.whole = model, prompts, options, answers, whole
+        self.seed = checked_seed(seed, len(prompts))
+        for i, (prompt, o) in enumerate(zip(prompts, options, strict=True)):
+            if not o.method.exact and o.mask_id in prompt:
+                raise ValueError(f"prompts[{i}]: expected no mask token, for only selector='quota' without a cache knows what to do with "
+                                 "one, as the reference sampler does; infill fills the masks of a text")
+
+    def run(self, verbose: bool, callback: Callable[[Step], object] | None, fallback: str | None) -> GenerationResult:
+        """Generate, and when the engine fails start again with another backend, if that is wanted."""
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback: expected a function of a Step, found {callback!r}")
+        checked_fallback(fallback)
+        checks.boolean("verbose", verbose)
+        if self.seed is None:
+            self.seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]  # a second attempt draws the same numbers
+        backend = self.model._backend
+        while True:
+            run = self._denoising(backend)
+            try:
+                return self._result(run, self._drive(run, verbose, callback))
+            except ENGINE_FAILURES as e:
+                if fallback is None or backend is not self.model._backend or backend.name == fallback:
+                    raise
+                report(e, backend.name, fallback, {**self.model._facts(), "prompts": [len(p) for p in self.prompts],
+                                                   "gen_length": [o.gen_length for o in self.options],
+                                                   "forward passes before": run.denoiser.n_forward})
+                backend = self.model._substitute(fallback)
+
+    def steps(self) -> Iterator[Step]:
+        """The same as an iterator; nothing runs before it is asked."""
+        run = self._denoising(self.model._backend)
+
+        def steps() -> Iterator[Step]:
+            with interruptible(self.model._backend):
+                yield from run.steps()
+
+        return steps()
+
+    def _drive(self, run: Denoising, verbose: bool, callback: Callable[[Step], object] | None) -> bool:
+        """Take all steps. True when a callback ended the run."""
+        with interruptible(self.model._backend):
+            for step in run.steps():
+                if verbose:
+                    print_step(step, self.model.tokenizer)
+                if callback is not None and callback(step):
+                    return True
+        return False
+
+    def _denoising(self, backend: Backend) -> Denoising:
+        streams = random_streams(self.seed, len(self.prompts))
+        canvases = [Canvas(*parts) for parts in zip(self.prompts, self.options, streams, self.answers, strict=True)]
+        return Denoising(backend, canvases, lambda answer: _notice(backend) + self._settled(answer))
+
+    def _settled(self, answer: IntArray) -> str:
+        """The text of an answer up to its first mask or end token."""
+        options, tokenizer = self.options[0], self.model.tokenizer
+        stop = np.flatnonzero(np.isin(answer, [options.mask_id, *options.end_ids]))
+        return tokenizer.decode(answer[:stop[0]] if len(stop) else answer) if tokenizer else ""
+
+    def _result(self, run: Denoising, cancelled: bool) -> GenerationResult:
+        reasons, texts, lengths = [], [], []
+        backend, tokenizer = run.denoiser.backend, self.model.tokenizer
+        for c in run.canvases:
+            ends = np.flatnonzero(np.isin(c.answer, [] if self.whole else c.options.end_ids))
+            answer = c.answer[:ends[0]] if len(ends) else c.answer
+            reasons.append("cancelled" if cancelled and c.mask_id in c.answer else "stop" if len(ends) else "length")
+            lengths.append(int(np.count_nonzero(answer != c.mask_id)))
+            texts.append(_notice(backend) + (tokenizer.decode(answer[answer != c.mask_id]) if tokenizer else ""))
+        return GenerationResult(
+            text=texts,
+            sequences=[c.ids for c in run.canvases],
+            prompt_lengths=[c.prompt_length for c in run.canvases],
+            finish_reason=reasons,
+            commit_step=[c.commit_step for c in run.canvases],
+            confidence=[c.confidence for c in run.canvases],
+            answer_lengths=lengths,
+            n_forward=run.denoiser.n_forward,
+            rows_computed=run.denoiser.rows_computed,
+            timings={"forward": run.denoiser.seconds_forward, "sample": run.denoiser.seconds_sample, "total": run.seconds},
+            backend=backend.name,
+        )
+
+
+def prepared(model: LLaDAForCausalLM, prompts: Any, attention_mask: Any, chat: bool | str, seed: Any, constraints: Any,
+             options: Mapping[str, Any]) -> Generation:
+    """Answers to prompts; the arguments are those of `LLaDAForCausalLM.generate`."""
+    model._require_open()
+    vocabulary = model.config.vocabulary
+    resolved = GenerationOptions.resolve(options, model._defaults, vocabulary)
+    encoded = encode_prompts(prompts, attention_mask, chat, model.tokenizer, vocabulary)
+    model._check_length("prompts", max(len(ids) for ids in encoded), resolved.gen_length)
+    answers = fixed_answers(constraints, len(encoded), resolved, model.tokenizer, vocabulary)
+    return Generation(model, encoded, [resolved] * len(encoded), answers, seed)
+
+
+def prepared_infill(model: LLaDAForCausalLM, texts: Any, prompt: Any, chat: bool | str, seed: Any,
+                    options: Mapping[str, Any]) -> Generation:
+    """Texts whose masks are filled; the arguments are those of `LLaDAForCausalLM.infill`."""
+    for name in ("gen_length", "block_length", "max_new_tokens"):
+        if name in options:
+            raise TypeError(f"{name}: the text to fill is the canvas, and one block")
+    model._require_open()
+    given = named(options)
+    steps, vocabulary = given.pop("max_steps", None), model.config.vocabulary
+    one = {"gen_length": 1, "block_length": 1}
+    mask_id = GenerationOptions.resolve({**given, **one}, model._defaults, vocabulary).mask_id
+    answers = infill_texts(texts, mask_id, model.tokenizer, vocabulary)
+    resolved = [GenerationOptions.resolve({**given, "gen_length": len(a), "block_length": len(a),
+                                           "max_steps": int(np.count_nonzero(a == mask_id)) if steps is None else steps},
+                                          model._defaults, vocabulary) for a in answers]
+    before = [np.empty(0, np.int32)] if prompt is None else encode_prompts(prompt, None, chat, model.tokenizer, vocabulary)
+    if len(before) != 1:
+        raise ValueError(f"prompt: expected one for all texts, found {len(before)}")
+    for i, answer in enumerate(answers):
+        model._check_length(f"texts[{i}]", len(before[0]), len(answer), "a text of")
+    if resolved[0].early_stop:
+        raise ValueError("early_stop: is for answers; in a text to fill, what lies behind an end token matters")
+    return Generation(model, before * len(answers), resolved, answers, seed, whole=True)
+
+
+def _notice(backend: Backend) -> str:
+    return placeholder.NOTICE if backend.name == "placeholder" else ""
