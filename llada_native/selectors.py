@@ -126,7 +126,8 @@ class Threshold(_Forgetful):
     Rule: p >= tau, or p > tau if strict, and the `least` surest. With `slack`, p >= min(tau, max p - slack): if none is sure enough, all
     that are as good as the best.
 
-    Use it first: one parameter, and the losses of a value are known for many models. A higher tau costs forwards and saves accuracy.
+    Use it first: one parameter, and most published results to choose it by are results of this rule. A higher tau costs forward passes
+    and saves accuracy.
 
     Parameters
     ----------
@@ -246,8 +247,8 @@ class EntropyBound(_Forgetful):
 
     Rule: with the entropies in ascending order, the largest n whose sum without the largest is at most gamma, and at least `least`.
 
-    Use it to state the error of a step instead of a probability: that sum bounds the mutual information of the tokens, in nats, which
-    is what drawing each alone loses.
+    Use it to state the error of a step instead of a probability: that sum bounds the joint mutual information of the tokens, in nats,
+    which is what drawing each alone loses.
 
     Parameters
     ----------
