@@ -420,21 +420,3 @@ cdef int pop(int* heap, const float* logits, int n) noexcept nogil:
     heap[n - 1] = top
     sift(heap, logits, 0, n - 1)
     return top
-
-
-def most_confident(const double[::1] confidence, int quota, int[::1] chosen):
-    """Indices of the `quota` largest confidences, the lowest index first on ties. Returns how many there are."""
-    cdef int n = confidence.shape[0], k = min(quota, n), i, j, best
-    with nogil:
-        for j in range(k):
-            best = -1
-            for i in range(n):
-                if best >= 0 and confidence[i] <= confidence[best]:
-                    continue
-                # Already chosen ones are exactly those that rank before every later choice.
-                if j > 0 and (confidence[i] > confidence[chosen[j - 1]]
-                              or (confidence[i] == confidence[chosen[j - 1]] and i <= chosen[j - 1])):
-                    continue
-                best = i
-            chosen[j] = best
-    return k

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import checks
 from .result import IntArray
 
 if TYPE_CHECKING:
@@ -79,23 +80,129 @@ class CachePolicy(Protocol):
         """Whether there are caches at all."""
         ...
 
+    @property
+    def wants(self) -> frozenset[str]:
+        """The statistics of a `Prediction` that `doubts` reads."""
+        ...
+
     def rows(self, view: View, held: Held) -> NDArray[np.intp] | None:
         """The positions that the next pass computes, ascending, the open ones among them. None: all. The first pass computes all."""
         ...
 
-    def doubts(self, found: Prediction, full: bool) -> bool:
-        """Whether nothing of a pass is to be written, and a full one made instead. Full passes are not asked about."""
+    def doubts(self, found: Prediction) -> bool:
+        """Whether nothing of a pass that was not a full one is to be written, and a full one made instead."""
         ...
 
 
 @dataclass(frozen=True)
 class NoCache:
-    """Every pass computes every row: exact."""
+    """Every pass computes every row: exact.
+
+    Rows of a pass: all.
+    """
 
     keeps: ClassVar[bool] = False
+    wants: ClassVar[frozenset[str]] = frozenset()
 
     def rows(self, view: View, held: Held) -> None:
         return None
 
-    def doubts(self, found: Prediction, full: bool) -> bool:
+    def doubts(self, found: Prediction) -> bool:
         return False
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """What all policies share that keep keys and values: when a pass is a full one, and when it is doubted.
+
+    Parameters
+    ----------
+    refresh_every : int
+        Every n-th pass is full; 0: only the first of each block. 1 is `NoCache`, bit for bit.
+    warmup : int
+        So many passes at the start are full.
+    doubt : float, optional
+        A pass over stale keys in which no probability reaches it writes nothing, and a full pass follows: the tokens that would be
+        forced, because one has to be written, are the ones that stale keys get wrong. None trusts every pass.
+    """
+
+    keeps: ClassVar[bool] = True
+    refresh_every: int = 0
+    warmup: int = 0
+    doubt: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.whole_number("refresh_every", self.refresh_every, 0)
+        checks.whole_number("warmup", self.warmup, 0)
+        if self.doubt is not None:
+            checks.within("doubt", self.doubt, 0, 1)
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return frozenset() if self.doubt is None else frozenset({"probability"})
+
+    def rows(self, view: View, held: Held) -> NDArray[np.intp] | None:
+        due = self.refresh_every > 0 and held.passes_since_full >= self.refresh_every - 1
+        if due or not held.full_of_block or held.passes < self.warmup:
+            return None
+        return np.union1d(self._stale(view, held), view.open)
+
+    def _stale(self, view: View, held: Held) -> NDArray[np.intp]:
+        """What is computed anew beside the open positions."""
+        raise NotImplementedError
+
+    def doubts(self, found: Prediction) -> bool:
+        return self.doubt is not None and not bool((found.probability >= self.doubt).any())
+
+
+@dataclass(frozen=True)
+class Prefix(_Keeping):
+    """Keys and values of everything before the block are kept (Fast-dLLM, arXiv:2505.22618, `generate_with_prefix_cache`).
+
+    Rows of a pass: all in the first of a block, which reveals tokens like every other; then the block and all that follows it.
+    """
+
+    def _stale(self, view: View, held: Held) -> NDArray[np.intp]:
+        return np.arange(view.begin, len(view.tokens))
+
+
+@dataclass(frozen=True)
+class Dual(_Keeping):
+    """Keys and values of everything outside the block are kept (Fast-dLLM, arXiv:2505.22618, `generate_with_dual_cache`).
+
+    Rows of a pass: all in the first of a block, then those of the block and of its vicinity. Fast-dLLM makes the first pass a step of
+    its own and another one for the block; here it is a step, and a block that it finishes costs no other.
+
+    Parameters
+    ----------
+    vicinity : tuple of int
+        Positions before and behind the block that are computed too (dInfer, arXiv:2510.08666: 16 and 16).
+    """
+
+    vicinity: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.vicinity, tuple) or len(self.vicinity) != 2:
+            raise TypeError(f"vicinity: expected two numbers of positions, found {self.vicinity!r}")
+        for side in self.vicinity:
+            checks.whole_number("vicinity", side, 0)
+
+    def _stale(self, view: View, held: Held) -> NDArray[np.intp]:
+        left, right = self.vicinity
+        return np.arange(max(0, view.begin - left), min(len(view.tokens), view.end + right))
+
+
+@dataclass(frozen=True)
+class Delayed(_Keeping):
+    """Keys and values of revealed tokens are kept, from the pass after they were revealed (dKV-Cache-Decode, arXiv:2505.15781).
+
+    Rows of a pass: all in the first of a block, then the masks of the block and the tokens revealed by the pass before. Their keys
+    were those of masks; computed once more, they are those of the tokens.
+    """
+
+    def _stale(self, view: View, held: Held) -> NDArray[np.intp]:
+        return np.flatnonzero(view.tokens != held.tokens)
+
+
+NAMES: dict[str, type[Any]] = {"none": NoCache, "prefix": Prefix, "dual": Dual, "delayed": Delayed}

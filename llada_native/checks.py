@@ -45,6 +45,14 @@ def between(name: str, value: object, low: float, high: float) -> float:
     return number
 
 
+def within(name: str, value: object, low: float, high: float) -> float:
+    """A number from `low` to `high`, both included."""
+    number = scale(name, value)
+    if not low <= number <= high:
+        raise ValueError(f"{name}: expected a number from {low:g} to {high:g}, found {value}")
+    return number
+
+
 def boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected True or False, found {value!r}")

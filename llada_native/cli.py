@@ -15,7 +15,7 @@ from .errors import LladaError
 from .fallback import FALLBACKS
 from .loading import BACKENDS, DEFAULT_GROUP_SIZE, DTYPES, GIB, GROUP_SIZES
 from .machine import available_memory, cpu_info
-from .method import CACHES, SELECTORS
+from .method import CACHES, PRESETS, SELECTORS
 from .model import DEMO, LLaDAForCausalLM
 from .result import GenerationResult
 
@@ -67,12 +67,13 @@ def _fail(message: str, code: int) -> int:
 def _generate(a: argparse.Namespace) -> int:
     prompts = [_read_stdin() if text == "-" else text for text in a.prompt or ["-"]]
     options = {name: getattr(a, name) for name in ("max_steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking",
-                                               "top_k", "top_p", "repetition_penalty", "selector", "cache", "fallback")}
+                                               "top_k", "top_p", "repetition_penalty", "preset", "selector", "cache", "early_stop",
+                                               "fallback")}
     options = {name: value for name, value in options.items() if value is not None}
     flags: dict[str, bool | str] = {"off": False, "on": True, "compat": "compat"}
     with _load(a) as model:
         result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose,
-                                early_stop=a.early_stop, logits_eos_inf=a.logits_eos_inf,
+                                logits_eos_inf=a.logits_eos_inf,
                                 confidence_eos_eot_inf=flags[a.confidence_eos_eot_inf], **options)
     print(json.dumps(_as_json(prompts, result), ensure_ascii=False) if a.json else result)
     return EXIT_OK
@@ -207,7 +208,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-k", type=int, metavar="K", help="draw among the K most likely tokens (default: all)")
     generate.add_argument("--top-p", type=float, metavar="P", help="draw among the fewest tokens with mass P (default: 1)")
     generate.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1, seen tokens become less likely")
-    generate.add_argument("--early-stop", action="store_true", help="a prompt is finished with its answer, not with its canvas")
+    generate.add_argument("--preset", choices=PRESETS, help="a tested bundle of the next three (default: reference, which is exact)")
+    generate.add_argument("--early-stop", action="store_true", default=None, help="a prompt is finished with its answer, not with its canvas")
     generate.add_argument("--selector", metavar="NAME", help=f"which predictions a pass keeps: {', '.join(SELECTORS)}")
     generate.add_argument("--cache", metavar="NAME", help=f"which rows a pass computes: {', '.join(CACHES)}")
     generate.add_argument("--fallback", choices=FALLBACKS, help="what to go on with when the C++ engine fails (default: an error)")

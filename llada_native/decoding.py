@@ -53,7 +53,7 @@ class Course:
         self.canvas, self.backend, self.method = canvas, backend, canvas.options.method
         self.ends = canvas.options.end_ids if ends is None else list(ends)
         self.finished = False
-        self._memory = self.method.selector.memory()
+        self._memory, self._wants = self.method.selector.memory(), self.method.wants
         self._own: list[Cache] = []
         self._held = Held.nothing(len(canvas.ids))
         self._doubted = False
@@ -78,12 +78,12 @@ class Course:
             caches, self._rows = self._caches(), self._cached_rows(masks)
         else:
             self._rows = np.arange(start, len(c.ids)) if start else None
-        return Pass(self._rows, masks, caches, method.selector.wants)
+        return Pass(self._rows, masks, caches, self._wants)
 
     def propose(self, found: Prediction) -> Commit:
         """What the selector would write."""
         selector = self.method.selector
-        if self._rows is not None and self.method.cache.doubts(found, False):
+        if self._rows is not None and self.method.cache.doubts(found):
             return Commit(found.positions[:0], found.tokens[:0], found.confidence[:0])
         least = max(1, self._quota)
         chosen = selector.choose(found, least, self._memory)

@@ -1,21 +1,28 @@
 """How a generation decodes: the parts that options name, and which of them make no sense together."""
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import checks
-from .caching import CachePolicy, NoCache
+from . import checks, specs
+from .caching import NAMES as CACHES
+from .caching import CachePolicy, Delayed
 from .denoiser import STATISTICS
-from .selectors import Quota, Selector
+from .selectors import NAMES as SELECTORS
+from .selectors import Quota, Selector, Threshold
 
 if TYPE_CHECKING:
     from .options import GenerationOptions
 
-SELECTORS: dict[str, type[Any]] = {"quota": Quota}
-CACHES: dict[str, type[Any]] = {"none": NoCache}
+
+
+# Chosen from the frontier in docs/decoding.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    "reference": {},
+    "balanced": {"selector": Threshold(0.95), "cache": Delayed(doubt=0.95), "early_stop": True},
+    "fast": {"selector": Threshold(0.9), "cache": Delayed(refresh_every=8, doubt=0.7), "early_stop": True},
+}
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,16 @@ class Method:
     def resolve(cls, given: Mapping[str, Any]) -> Method:
         """The parts that options name; those of the reference sampler where they name none."""
         selector: Selector = part("selector", given.get("selector", "quota"), SELECTORS, ("wants", "reveals_masks", "memory", "choose"))
-        cache: CachePolicy = part("cache", given.get("cache", "none"), CACHES, ("keeps", "rows", "doubts"))
-        if not set(selector.wants) <= set(STATISTICS):
-            raise ValueError(f"selector: expected to want some of {', '.join(STATISTICS)}, found {', '.join(sorted(selector.wants))}")
+        cache: CachePolicy = part("cache", given.get("cache", "none"), CACHES, ("keeps", "wants", "rows", "doubts"))
+        for option, wants in (("selector", selector.wants), ("cache", cache.wants)):
+            if not set(wants) <= set(STATISTICS):
+                raise ValueError(f"{option}: expected to want some of {', '.join(STATISTICS)}, found {', '.join(sorted(wants))}")
         return cls(selector, cache, checks.boolean("early_stop", given.get("early_stop", False)))
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """The statistics of a `Prediction` that its parts read."""
+        return frozenset(self.selector.wants) | frozenset(self.cache.wants)
 
     @property
     def exact(self) -> bool:
@@ -60,15 +73,7 @@ def part(option: str, value: Any, known: Mapping[str, type[Any]], attributes: It
         No such name or parameter, or an object that lacks an attribute.
     """
     if isinstance(value, str):
-        name, _, arguments = value.partition(":")
-        kind = known[checks.one_of(option, name, known)]
-        try:
-            call = ast.parse(f"f({arguments})", mode="eval").body
-            if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
-                raise ValueError("expected parameters by name")
-            return kind(**{str(k.arg): ast.literal_eval(k.value) for k in call.keywords})
-        except (SyntaxError, TypeError, ValueError) as e:
-            raise ValueError(f"{option}: expected '{name}' or '{name}:parameter=value,...', found {value!r} ({e})") from e
+        return specs.parse(option, value, known)
     missing = [a for a in attributes if not hasattr(value, a)]
     if isinstance(value, type) or missing:
         hint = f"; {value.__name__}() makes one" if isinstance(value, type) and not missing else ""

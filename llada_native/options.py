@@ -10,7 +10,7 @@ import numpy as np
 from . import checks
 from ._sampler import REMASKING
 from .caching import CachePolicy
-from .method import Method
+from .method import PRESETS, Method
 from .selectors import Selector
 
 ALIASES = {"steps": "max_steps", "temperature_": "temperature", "max_new_tokens": "gen_length", "mask_token_id": "mask_id",
@@ -59,9 +59,11 @@ class GenerationOptions:
         multiplied (Keskar et al., arXiv:1909.05858).
     suppress_tokens : tuple of int
         Tokens that are never drawn.
-    selector : Selector, or "quota"
+    preset : {"reference", "balanced", "fast"}
+        A tested bundle of selector, cache and early_stop; what is given beside it wins.
+    selector : Selector, or its name with parameters, like "threshold:tau=0.9"
         Which predictions a forward pass keeps. "quota": as many as the schedule says, in the order of `remasking`.
-    cache : CachePolicy, or "none"
+    cache : CachePolicy, or its name with parameters, like "delayed:refresh_every=8"
         Which rows a forward pass computes. "none": all of them, which is exact.
     early_stop : bool
         A request is finished once no mask is left before its first end token; end-of-text fills the rest. Up to there, answers are
@@ -83,6 +85,7 @@ class GenerationOptions:
     top_p: float
     repetition_penalty: float
     suppress_tokens: tuple[int, ...]
+    preset: str
     selector: Selector
     cache: CachePolicy
     early_stop: bool
@@ -134,6 +137,8 @@ class GenerationOptions:
             A value out of range, or lengths that do not divide.
         """
         values = named(given)
+        preset = checks.one_of("preset", values.get("preset", "reference"), PRESETS)
+        values = {**PRESETS[preset], **values}
         gen_length = checks.whole_number("gen_length", values.get("gen_length", defaults.get("gen_length", DEFAULT_GEN_LENGTH)))
         longest = min(gen_length, defaults.get("block_length", DEFAULT_BLOCK_LENGTH))
         block_default = next(b for b in range(longest, 0, -1) if gen_length % b == 0)
@@ -178,6 +183,7 @@ class GenerationOptions:
             repetition_penalty=checks.between("repetition_penalty", values.get("repetition_penalty", 1.0), 1 / LARGEST_PENALTY,
                                               LARGEST_PENALTY),
             suppress_tokens=suppressed,
+            preset=preset,
             selector=method.selector,
             cache=method.cache,
             early_stop=method.early_stop,

@@ -1,50 +1,398 @@
-"""Which predictions of a forward pass are written, and which stay masks."""
+"""Which predictions of a forward pass are written: the rules by which a step reveals tokens.
+
+A rule sees the masks of the blocks being filled, one row each, and names the rows to reveal. It computes no rows and draws no numbers,
+so a rule costs nothing beside the forward pass that it follows.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._sampler import most_confident
+from . import checks, specs
+from .result import IntArray
 
-if TYPE_CHECKING:
-    from .denoiser import Prediction
+FloatArray = NDArray[np.float64]
+Index = NDArray[np.intp]
+
+
+class Rows(Protocol):
+    """Predictions of one request, one row a mask.
+
+    Attributes
+    ----------
+    positions : int [rows]
+        Ascending, so that the lowest row of a tie is the lowest position.
+    tokens : int32 [rows]
+        Drawn, not written yet.
+    confidence : float64 [rows]
+        By the option `remasking`.
+    probability : float64 [rows]
+        Softmax probability of the drawn token, whatever `remasking` says; only for selectors that want it, like those below.
+    second : float64 [rows]
+        Softmax probability of the second most likely token; only for selectors that want it.
+    entropy : float64 [rows]
+        Of the softmax, in nats; only for selectors that want it.
+    """
+
+    @property
+    def positions(self) -> Index: ...
+    @property
+    def tokens(self) -> IntArray: ...
+    @property
+    def confidence(self) -> FloatArray: ...
+    @property
+    def probability(self) -> FloatArray: ...
+    @property
+    def second(self) -> FloatArray: ...
+    @property
+    def entropy(self) -> FloatArray: ...
 
 
 class Selector(Protocol):
-    """A rule over the open rows of one request."""
+    """A rule by which a step reveals tokens.
 
-    @property
-    def wants(self) -> frozenset[str]:
-        """The statistics of a `Prediction` that it reads: of "probability", "second", "entropy"."""
-        ...
+    Attributes
+    ----------
+    wants : frozenset of str
+        Which of "probability", "second" and "entropy" it reads.
+    reveals_masks : bool
+        Whether the mask token may be drawn, as in the reference. Otherwise it is suppressed: a rule that stops when no mask is left
+        would not end if masks were written.
+    """
 
-    @property
-    def reveals_masks(self) -> bool:
-        """Whether the mask token may be drawn. It then spends a step, as in the reference sampler."""
-        ...
+    wants: ClassVar[frozenset[str]]
+    reveals_masks: ClassVar[bool]
 
     def memory(self) -> Any:
-        """What it keeps of one request from pass to pass."""
-        ...
+        """What it remembers of a block from one pass to the next, anew for every block."""
 
-    def choose(self, rows: Prediction, least: int, memory: Any) -> NDArray[np.intp]:
-        """Indices into the rows, surest first: at least `least` of them, or all where there are fewer."""
-        ...
+    def choose(self, rows: Rows, least: int, memory: Any) -> Index:
+        """Rows to reveal, surest first, ties by the lowest position.
+
+        Parameters
+        ----------
+        rows : Rows
+        least : int
+            Rows to reveal at least, unless there are fewer: the `least` surest are always among them.
+        memory : object
+            What `memory()` gave for the block.
+
+        Returns
+        -------
+        intp array of indices into the rows
+        """
 
 
-@dataclass(frozen=True)
-class Quota:
-    """As many of the surest predictions as the schedule says: the reference sampler."""
+class _Forgetful:
+    """What all selectors share that decide by one pass alone."""
 
-    wants: ClassVar[frozenset[str]] = frozenset()
-    reveals_masks: ClassVar[bool] = True
+    wants: ClassVar[frozenset[str]] = frozenset({"probability"})
+    reveals_masks: ClassVar[bool] = False
 
     def memory(self) -> None:
         return None
 
-    def choose(self, rows: Prediction, least: int, memory: Any) -> NDArray[np.intp]:
-        chosen = np.empty(least, np.intc)
-        return chosen[:most_confident(rows.confidence, least, chosen)].astype(np.intp)
+
+@dataclass(frozen=True)
+class Quota(_Forgetful):
+    """As many tokens as the schedule says, the surest by the option `remasking`.
+
+    Rule: the `least` largest confidences.
+
+    Use it for the reference's tokens, and for any fixed number of steps. Every other selector takes more than the schedule asks where
+    it can.
+
+    References
+    ----------
+    Nie et al., arXiv:2502.09992; ML-GSAI/LLaDA, `generate.py`. The orders by entropy and by margin are those of Dream,
+    arXiv:2508.15487.
+    """
+
+    wants: ClassVar[frozenset[str]] = frozenset()
+    reveals_masks: ClassVar[bool] = True
+
+    def choose(self, rows: Rows, least: int, memory: Any) -> Index:
+        return _descending(rows.confidence)[:least]
+
+
+@dataclass(frozen=True)
+class Threshold(_Forgetful):
+    """Every token that is sure enough.
+
+    Rule: p >= tau, or p > tau if strict, and the `least` surest. With `slack`, p >= min(tau, max p - slack): if none is sure enough, all
+    that are as good as the best.
+
+    Use it first: one parameter, and most published results to choose it by are results of this rule. A higher tau costs forward passes
+    and saves accuracy.
+
+    Parameters
+    ----------
+    tau : float
+        From 0 to 1. Published: 0.9 (Fast-dLLM, dInfer), 0.95 with strict (LLaDA2.0).
+    strict : bool
+    slack : float, optional
+        From 0 to 1; 1e-5 is dInfer's rule. Not with strict.
+
+    References
+    ----------
+    Wu et al. (Fast-dLLM), arXiv:2505.22618; NVlabs/Fast-dLLM, `llada/generate.py`. Strict: LLaDA2.0, arXiv:2512.15745, and
+    SGLang's `LowConfidence`. Slack: Ma et al. (dInfer), arXiv:2510.08666; inclusionAI/dInfer, `parallel_strategy.py`.
+    """
+
+    tau: float = 0.9
+    strict: bool = False
+    slack: float | None = None
+
+    def __post_init__(self) -> None:
+        _settle(self, tau=checks.within("tau", self.tau, 0, 1), strict=checks.boolean("strict", self.strict))
+        if self.slack is not None:
+            _settle(self, slack=checks.within("slack", self.slack, 0, 1))
+            if self.strict:
+                raise ValueError(f"slack: expected None with strict=True, found {self.slack}")
+
+    def choose(self, rows: Rows, least: int, memory: Any) -> Index:
+        p = rows.probability
+        if self.strict:
+            sure = p > self.tau
+        elif self.slack is None:
+            sure = p >= self.tau
+        else:
+            sure = p >= min(self.tau, p.max(initial=0) - self.slack)
+        return _descending(p)[:max(np.count_nonzero(sure), least)]
+
+
+@dataclass(frozen=True)
+class Factor(_Forgetful):
+    """As many tokens as their probabilities allow together.
+
+    Rule: with the probabilities in descending order, the largest n with (n + 1) (1 - p_n) < f, and at least `least`. For f = 1: one
+    token above 1/2, two above 2/3, nine above 9/10.
+
+    Use it instead of a threshold if the number of sure tokens varies much: it asks less of few tokens and more of many. At f = 1 the
+    greedy choice of every token alone is the greedy choice of them together (Fast-dLLM, theorem 1).
+
+    Parameters
+    ----------
+    f : float
+        Above 0; larger is faster.
+
+    References
+    ----------
+    Wu et al. (Fast-dLLM), arXiv:2505.22618; NVlabs/Fast-dLLM, `get_transfer_index_dynamic`, whose loop also takes the last row where
+    only that one fails, and takes equality; here the rule above holds.
+    """
+
+    f: float = 1.0
+
+    def __post_init__(self) -> None:
+        _settle(self, f=checks.between("f", self.f, 0, checks.LARGEST_SCALE))
+
+    def choose(self, rows: Rows, least: int, memory: Any) -> Index:
+        order = _descending(rows.probability)
+        doubt = 1 - rows.probability[order]
+        # (n + 1) (1 - p_n) does not fall with n, so those below f come first.
+        n = np.count_nonzero(np.arange(2, len(order) + 2) * doubt < self.f)
+        return order[:max(n, least)]
+
+
+@dataclass(frozen=True)
+class Hierarchy(_Forgetful):
+    """The surest token of every gap, and all that are very sure.
+
+    Rule: of every run of adjacent masks the surest token if p > low; every token with p > tau; the `least` surest.
+
+    Use it for long gaps: tokens far from each other depend less on each other, and a token in the middle of a gap halves it, so that a
+    gap of m masks can close in about log2 m passes.
+
+    Parameters
+    ----------
+    tau : float
+        From 0 to 1.
+    low : float
+        From 0 to tau. Published: 0.4 with tau 0.9, 0.62 with tau 0.92.
+
+    References
+    ----------
+    Ma et al. (dInfer), arXiv:2510.08666; inclusionAI/dInfer, `get_transfer_index_hierarchy_fast_v2`.
+    """
+
+    tau: float = 0.9
+    low: float = 0.4
+
+    def __post_init__(self) -> None:
+        _settle(self, tau=checks.within("tau", self.tau, 0, 1))
+        _settle(self, low=checks.within("low", self.low, 0, self.tau))
+
+    def choose(self, rows: Rows, least: int, memory: Any) -> Index:
+        order = _descending(rows.probability)
+        p = rows.probability[order]
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        begins = np.ones(len(order), bool)
+        np.not_equal(rows.positions[1:], rows.positions[:-1] + 1, out=begins[1:])
+        tops = np.minimum.reduceat(rank, begins.nonzero()[0])
+        sure = p > self.tau
+        sure[tops] = p[tops] > self.low  # low <= tau: none is lost
+        sure[:least] = True
+        return order[sure]
+
+
+@dataclass(frozen=True)
+class EntropyBound(_Forgetful):
+    """As many tokens as a bound on their dependence allows.
+
+    Rule: with the entropies in ascending order, the largest n whose sum without the largest is at most gamma, and at least `least`.
+
+    Use it to state the error of a step instead of a probability: that sum bounds the joint mutual information of the tokens, in nats,
+    which is what drawing each alone loses.
+
+    Parameters
+    ----------
+    gamma : float
+        In nats. Published: 0.001 to 0.15.
+
+    References
+    ----------
+    Ben-Hamu et al. (EB-Sampler), arXiv:2505.24857; SGLang adds tokens while the entropies before them sum to at most gamma,
+    which is the same.
+    """
+
+    wants: ClassVar[frozenset[str]] = frozenset({"entropy"})
+    gamma: float = 0.05
+
+    def __post_init__(self) -> None:
+        _settle(self, gamma=checks.scale("gamma", self.gamma))
+
+    def choose(self, rows: Rows, least: int, memory: Any) -> Index:
+        order = rows.entropy.argsort(kind="stable")
+        # The largest of the first n is the n-th, so the sum without it is that of the n - 1 before it.
+        before = rows.entropy[order[:-1]].cumsum()
+        return order[:max(1 + np.count_nonzero(before <= self.gamma), least)]
+
+
+@dataclass(frozen=True)
+class EntropyThreshold(_Forgetful):
+    """Every token whose distribution is narrow enough.
+
+    Rule: entropy < h, and the `least` of lowest entropy.
+
+    Use it with weights distilled for it. The published numbers are those of such weights (d3LLM, dParallel) and do not hold for
+    others; for those, lower h until the accuracy is right.
+
+    Parameters
+    ----------
+    h : float
+        In nats. Published: 0.4 to 0.5.
+
+    References
+    ----------
+    Qian et al. (d3LLM), arXiv:2601.07568; Chen et al. (dParallel), arXiv:2509.26488.
+    """
+
+    wants: ClassVar[frozenset[str]] = frozenset({"entropy"})
+    h: float = 0.4
+
+    def __post_init__(self) -> None:
+        _settle(self, h=checks.scale("h", self.h))
+
+    def choose(self, rows: Rows, least: int, memory: Any) -> Index:
+        order = rows.entropy.argsort(kind="stable")
+        return order[:max(np.count_nonzero(rows.entropy < self.h), least)]
+
+
+@dataclass(frozen=True)
+class Margin(_Forgetful):
+    """Every token far enough ahead of the next.
+
+    Rule: p - p2 >= tau, p2 the probability of the second most likely token, and the `least` of largest margin.
+
+    Use it where two candidates compete: p = 0.6 against 0.35 is less settled than p = 0.6 against many small ones. Above temperature 0 a
+    token that is not the most likely one has a margin of at most 0. A fixed number of steps in this order is `Quota` with
+    remasking="margin".
+
+    Parameters
+    ----------
+    tau : float
+        From 0 to 1.
+
+    References
+    ----------
+    The score is that of Kim et al., arXiv:2502.06768, and of Dream, arXiv:2508.15487; the threshold on it is that of
+    Fast-dLLM, arXiv:2505.22618.
+    """
+
+    wants: ClassVar[frozenset[str]] = frozenset({"probability", "second"})
+    tau: float = 0.8
+
+    def __post_init__(self) -> None:
+        _settle(self, tau=checks.within("tau", self.tau, 0, 1))
+
+    def choose(self, rows: Rows, least: int, memory: Any) -> Index:
+        margin = rows.probability - rows.second
+        return _descending(margin)[:max(np.count_nonzero(margin >= self.tau), least)]
+
+
+@dataclass(frozen=True)
+class LocalLeap(_Forgetful):
+    """Every very sure token, and its neighbours that are rather sure.
+
+    Rule: anchors are tokens with p >= anchor; tokens with p >= tau at most `radius` positions from an anchor, anchors included; the
+    `least` surest.
+
+    Use it where `Threshold` stalls beside sure tokens: predictions near an anchor agree with the final ones more often than their
+    probability says, and less so with distance.
+
+    Parameters
+    ----------
+    anchor : float
+        From 0 to 1.
+    tau : float
+        From 0 to anchor.
+    radius : int
+        In positions, also over tokens already written; 0 is `Threshold(anchor)`.
+
+    References
+    ----------
+    Kong et al., arXiv:2510.07081; friedrichor/LocalLeap.
+    """
+
+    anchor: float = 0.9
+    tau: float = 0.75
+    radius: int = 4
+
+    def __post_init__(self) -> None:
+        _settle(self, anchor=checks.within("anchor", self.anchor, 0, 1), radius=checks.whole_number("radius", self.radius, 0))
+        _settle(self, tau=checks.within("tau", self.tau, 0, self.anchor))
+
+    def choose(self, rows: Rows, least: int, memory: Any) -> Index:
+        p, positions = rows.probability, rows.positions
+        anchors = positions[p >= self.anchor]
+        near = anchors.searchsorted(positions - self.radius) < anchors.searchsorted(positions + self.radius, "right")
+        order = _descending(p)
+        sure = ((p >= self.tau) & near)[order]
+        sure[:least] = True
+        return order[sure]
+
+
+NAMES: dict[str, type[Selector]] = {
+    "quota": Quota, "threshold": Threshold, "factor": Factor, "hierarchy": Hierarchy, "entropy_bound": EntropyBound,
+    "entropy_threshold": EntropyThreshold, "margin": Margin, "local_leap": LocalLeap}
+
+
+def parse(text: str) -> Selector:
+    """A selector from its name and, after a colon, its parameters; raises ValueError as `specs.parse`."""
+    return specs.parse("selector", text, NAMES)  # type: ignore[no-any-return]
+
+
+def _descending(score: FloatArray) -> Index:
+    """Indices by falling score, the lowest index first on ties."""
+    return (-score).argsort(kind="stable")
+
+
+def _settle(selector: object, **values: Any) -> None:
+    """Checked values into a frozen instance."""
+    for name, value in values.items():
+        object.__setattr__(selector, name, value)

@@ -120,16 +120,6 @@ def test_one_nan_is_seen(logits, where):
     assert sample(logits)[2] == 3
 
 
-def test_most_confident_matches_a_stable_sort():
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        confidence = rng.integers(0, 6, rng.integers(1, 40)) / 5.0
-        quota = int(rng.integers(0, len(confidence) + 3))
-        chosen = np.empty(len(confidence), np.intc)
-        k = _sampler.most_confident(confidence, quota, chosen)
-        assert k == min(quota, len(confidence))
-        assert np.array_equal(chosen[:k], np.argsort(-confidence, kind="stable")[:quota])
-
 
 def test_quotas():
     for masks in range(70):

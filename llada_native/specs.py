@@ -1,0 +1,57 @@
+"""Parts of a decoding method by their names, as options and the command line give them."""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+
+def parse(option: str, text: str, kinds: Mapping[str, type[Any]]) -> Any:
+    """An object of a dataclass from its name and, after a colon, its parameters: "threshold", "threshold:tau=0.8,strict=true".
+
+    Raises
+    ------
+    ValueError
+        An unknown name or parameter (the message names the nearest), one given twice, or a value out of range.
+    """
+    name, colon, rest = text.partition(":")
+    if name not in kinds:
+        raise ValueError(f"{option}: expected {_choice(name, kinds)}, found {name!r}")
+    known = [field.name for field in fields(kinds[name])]
+    given: dict[str, Any] = {}
+    for item in rest.split(",") if colon else []:
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals:
+            raise ValueError(f"{name}: expected parameter=value, found {item!r}")
+        if key not in known:
+            raise ValueError(f"{name}: expected {_choice(key, known)}, found parameter {key!r}")
+        if key in given:
+            raise ValueError(f"{name}: {key}: given twice")
+        given[key] = _literal(value)
+    try:
+        return kinds[name](**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _choice(found: str, known: Iterable[str]) -> str:
+    """What was to be expected, the nearest first."""
+    names = list(known)
+    nearest = difflib.get_close_matches(found, names, n=1, cutoff=0.4)
+    if nearest:
+        return f"{nearest[0]!r} or another of {', '.join(names)}"
+    return f"one of {', '.join(names)}" if names else "no parameters"
+
+
+def _literal(text: str) -> bool | int | float | str | None:
+    """A value as it is written; what is none stays a string, for the check of its parameter to refuse."""
+    words: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
