@@ -50,6 +50,7 @@ class Spans:
 
     def rows(self, view, held):
         assert (held.tokens >= 0).all() and held.age.max() == held.passes - 1
+        assert held.passes_since_full == held.passes - 1 - held.age.min(), "the prompt is computed by full passes only"
         if self.always_full or not held.full_of_block:
             return None
         assert (held.tokens != view.tokens).any(), "the last pass has revealed something"
@@ -143,6 +144,7 @@ def test_early_stop_is_exact_up_to_the_cut(model, likely, draw):
                     assert np.array_equal(answer, whole)
                 else:
                     assert (answer[~written] == ends["eos_id"]).all()
+                    assert steps.max() == steps[:cut].max(), "nothing is written once the answer is complete"
                     stopped += not written.all()
             assert early.n_forward <= plain.n_forward and early.rows_computed <= plain.rows_computed
     assert stopped > 3, "the test sees early ends"
@@ -402,6 +404,19 @@ def test_a_stream_that_is_left_frees_its_caches(model, spy):
     assert not spy.caches[0].closed
     stream.close()
     assert spy.caches[0].closed
+
+
+def test_finished_requests_free_their_caches(model, spy, likely):
+    seen = []
+
+    def look(step):
+        open_ = [left > 0 for left in step.masks_left]
+        assert [not c.closed for c in spy.caches] == open_
+        seen.append(sum(open_))
+
+    model.generate(prompts_of(3, 8), gen_length=GEN, block_length=8, eos_id=likely[0], eot_id=likely[1], early_stop=True, cache=Spans(),
+                   callback=look)
+    assert 8 > len(set(seen)) > 2 and seen[-1] == 0
 
 
 def test_rows_with_gaps_say_their_slots(model, spy):
