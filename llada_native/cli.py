@@ -11,13 +11,15 @@ from typing import Any
 
 from . import __version__, checks
 from ._sampler import REMASKING
+from .caching import NAMES as CACHES
 from .errors import LladaError
 from .fallback import FALLBACKS
 from .loading import BACKENDS, DEFAULT_GROUP_SIZE, DTYPES, GIB, GROUP_SIZES
 from .machine import available_memory, cpu_info
-from .method import CACHES, PRESETS, SELECTORS
+from .method import PRESETS
 from .model import DEMO, LLaDAForCausalLM
 from .result import GenerationResult
+from .selectors import NAMES as SELECTORS
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 EPILOG = """\
@@ -208,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-k", type=int, metavar="K", help="draw among the K most likely tokens (default: all)")
     generate.add_argument("--top-p", type=float, metavar="P", help="draw among the fewest tokens with mass P (default: 1)")
     generate.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1, seen tokens become less likely")
-    generate.add_argument("--preset", choices=PRESETS, help="a tested bundle of the next three (default: reference, which is exact)")
+    generate.add_argument("--preset", choices=PRESETS, help="a tested bundle of the next three (default: reference, exact)")
     generate.add_argument("--early-stop", action="store_true", default=None, help="a prompt is finished with its answer, not with its canvas")
     generate.add_argument("--selector", metavar="NAME", help=f"which predictions a pass keeps: {', '.join(SELECTORS)}")
     generate.add_argument("--cache", metavar="NAME", help=f"which rows a pass computes: {', '.join(CACHES)}")

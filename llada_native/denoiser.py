@@ -163,16 +163,17 @@ class Denoiser:
         begins = np.cumsum(lengths) - lengths
         rows = np.concatenate([begin + r.rows for begin, r in zip(begins, requests, strict=True)]).astype(np.int32)
         cached = any(r.cache is not None for r in requests)
-        positions = np.array([r.start for r in requests], np.int32) if cached else None
         caches = [r.cache for r in requests] if cached else None
-        gaps: dict[str, Any] = {}
+        where: dict[str, Any] = {}
         if any(r.slots is not None for r in requests):
-            gaps["slots"] = np.concatenate([np.arange(r.start, r.start + len(r.tokens)) if r.slots is None else r.slots
-                                            for r in requests]).astype(np.int32)
+            where["slots"] = np.concatenate([np.arange(r.start, r.start + len(r.tokens)) if r.slots is None else r.slots
+                                             for r in requests]).astype(np.int32)
+        elif cached:
+            where["positions"] = np.array([r.start for r in requests], np.int32)
         clock = time.perf_counter()
         with self._named("forward pass", f"{len(lengths)} request(s) of {lengths.min()} to {lengths.max()} tokens, {len(tokens)} rows, "
                                          f"{len(rows)} of them wanted"):
-            out = self.backend.hidden(tokens, lengths, rows, positions, caches, **gaps)
+            out = self.backend.hidden(tokens, lengths, rows, caches=caches, **where)
         self.seconds_forward += time.perf_counter() - clock
         self.n_forward += 1
         self.rows_computed += len(tokens)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Chosen from the frontier in docs/decoding.md.
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {},
-    "balanced": {"selector": Threshold(0.95), "cache": Delayed(doubt=0.95), "early_stop": True},
+    "balanced": {"selector": Threshold(0.97), "early_stop": True},
     "fast": {"selector": Threshold(0.9), "cache": Delayed(refresh_every=8, doubt=0.7), "early_stop": True},
 }
 

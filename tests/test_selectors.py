@@ -259,8 +259,8 @@ def test_local_leap_counts_positions():
 def test_registry():
     assert {type(selector) for selector in CONFIGURATIONS} == set(NAMES.values())
     assert [name for name, kind in NAMES.items() if kind.reveals_masks] == ["quota"]
-    assert {name: kind.wants for name, kind in NAMES.items() if kind.wants} == {
-        "entropy_bound": {"entropy"}, "entropy_threshold": {"entropy"}, "margin": {"second"}}
+    others = {"quota": set(), "entropy_bound": {"entropy"}, "entropy_threshold": {"entropy"}, "margin": {"probability", "second"}}
+    assert {name: kind.wants for name, kind in NAMES.items()} == {name: {"probability"} for name in NAMES} | others
     for name, kind in NAMES.items():
         assert kind().memory() is None
         assert name == re.sub(r"(?<=.)([A-Z])", r"_\1", kind.__name__).lower()

@@ -6,7 +6,8 @@
 Rates are in 10^9 multiplications and additions a second, medians over rounds. What each engine computes is in layers.py: PyTorch's int8
 quantises activations dynamically, OpenVINO's int8 and int4 too where the processor has VNNI, as ours do everywhere.
 
---isa limits ours. To limit the others alike: llama.cpp as compare.py says, OPENBLAS_CORETYPE=Haswell, ONEDNN_MAX_CPU_ISA=AVX2, ATEN_CPU_CAPABILITY=avx2.
+--isa limits ours. To limit the others alike: llama.cpp as compare.py says; OPENBLAS_CORETYPE=Haswell, ONEDNN_MAX_CPU_ISA=AVX2,
+ATEN_CPU_CAPABILITY=avx2.
 """
 from __future__ import annotations
 

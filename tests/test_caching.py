@@ -1,0 +1,177 @@
+"""Cache policies: against a loop that keeps keys and values by hand, and what holds for all of them."""
+import folders
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+
+from llada_native import LLaDAForCausalLM, caching, selectors
+from llada_native.caching import NAMES, Delayed, Dual, NoCache, Prefix
+
+MASK = 58
+POLICIES = [
+    Prefix(), Prefix(refresh_every=3), Prefix(doubt=0.5),
+    Dual(), Dual(refresh_every=2), Dual(vicinity=(3, 5)), Dual(warmup=3), Dual(doubt=0.5),
+    Delayed(), Delayed(refresh_every=4), Delayed(doubt=0.9), Delayed(warmup=2, doubt=0.3),
+]
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def model(request, tmp_path_factory):
+    config = folders.config(n_kv_heads=2)
+    return LLaDAForCausalLM(folders.write(tmp_path_factory.mktemp("caching"), config, folders.tensors(config, request.param)))
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return LLaDAForCausalLM.from_pretrained()
+
+
+def by_hand(model, prompt, gen_length, block_length, tau, policy, mask):
+    """Threshold decoding of one prompt as Fast-dLLM and dKV-Cache-Decode describe it: ids, forward passes, rows."""
+    backend, vocabulary = model._backend, model.config.vocabulary
+    ids = np.concatenate([prompt, np.full(gen_length, mask)]).astype(np.int32)
+    everything, cache = np.arange(len(ids)), backend.create_kv_cache()
+    stored = np.full(len(ids), -1)  # the token that a position's keys were computed from
+    passes = rows_computed = since_full = 0
+    for begin in range(len(prompt), len(ids), block_length):
+        end, fresh = begin + block_length, True
+        while (ids[begin:end] == mask).any():
+            masks = everything[begin:end][ids[begin:end] == mask]
+            full = fresh or passes < policy.warmup or bool(policy.refresh_every and since_full + 1 >= policy.refresh_every)
+            if full:
+                rows = everything
+            elif isinstance(policy, Prefix):
+                rows = everything[begin:]
+            elif isinstance(policy, Dual):
+                rows = everything[max(0, begin - policy.vicinity[0]):end + policy.vicinity[1]]
+            else:
+                rows = np.array(sorted({*masks} | {i for i in everything if stored[i] != ids[i]}))
+            wanted = np.array([list(rows).index(m) for m in masks], np.int32)
+            hidden = backend.hidden(ids[rows], np.array([len(rows)], np.int32), wanted, caches=[cache], slots=rows.astype(np.int32))
+            logits = np.empty((len(masks), vocabulary), np.float32)
+            backend.head(hidden, 0, vocabulary, logits)
+            stored[rows] = ids[rows]
+            passes, rows_computed, since_full = passes + 1, rows_computed + len(rows), 0 if full else since_full + 1
+            logits[:, mask] = -np.inf
+            probability = softmax(logits.astype(float), axis=1)
+            best = probability.max(1)
+            if not full and policy.doubt is not None and best.max() < policy.doubt:
+                fresh = True
+                continue
+            fresh = False
+            sure = best >= tau
+            sure[best.argmax()] = True
+            ids[masks[sure]] = probability.argmax(1)[sure]
+    return ids, passes, rows_computed
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+@pytest.mark.parametrize("tau", [0.05, 0.3])
+def test_against_a_loop_by_hand(model, policy, tau):
+    prompt = np.random.default_rng(7).integers(0, 50, 11)
+    ids, passes, rows = by_hand(model, prompt, 24, 8, tau, policy, MASK)
+    out = model.generate(prompt, gen_length=24, block_length=8, selector=selectors.Threshold(tau), cache=policy)
+    assert out.sequences[0].tolist() == ids.tolist()
+    assert (out.n_forward, out.rows_computed) == (passes, rows)
+
+
+@pytest.mark.parametrize("policy", [Prefix(), Dual(doubt=0.9), Delayed(refresh_every=8, doubt=0.7)], ids=repr)
+def test_against_a_loop_by_hand_on_the_demo_model(demo, policy):
+    for text in ("What is 17 plus 25?", "Sort these numbers: 31, 7, 52, 12."):
+        plain = demo.generate(text, gen_length=64, block_length=32, max_steps=2)
+        prompt = plain.sequences[0][:plain.prompt_lengths[0]]
+        ids, passes, rows = by_hand(demo, prompt, 64, 32, 0.9, policy, demo.config.mask_token_id)
+        out = demo.generate(text, gen_length=64, block_length=32, selector="threshold", cache=policy)
+        assert out.sequences[0].tolist() == ids.tolist() and (out.n_forward, out.rows_computed) == (passes, rows)
+
+
+def results(out):
+    return [out.sequences[0].tolist(), out.commit_step[0].tolist(), out.confidence[0].tobytes(), out.n_forward]
+
+
+@pytest.mark.parametrize("kind", [Prefix, Dual, Delayed])
+@pytest.mark.parametrize("options", [{}, {"selector": "threshold:tau=0.2"}, {"temperature": 0.8, "seed": 3}, {"cfg_scale": 1.5},
+                                     {"max_steps": 6, "remasking": "random", "seed": 1}], ids=repr)
+def test_always_refreshed_is_no_cache(model, kind, options):
+    options = {"gen_length": 12, "block_length": 6, **options}
+    wanted = model.generate([3, 1, 4, 1, 5], **options)
+    assert results(model.generate([3, 1, 4, 1, 5], cache=kind(refresh_every=1), **options)) == results(wanted)
+    assert results(model.generate([3, 1, 4, 1, 5], cache=NoCache(), **options)) == results(wanted)
+
+
+@pytest.mark.parametrize("policy", [Prefix(), Dual(vicinity=(2, 2)), Delayed(doubt=0.4)], ids=repr)
+@pytest.mark.parametrize("guidance", [0, 1.0])
+def test_a_batch_gives_what_each_gives_alone(model, policy, guidance):
+    prompts = [[1, 2, 3], [4] * 9, [5, 6], [7] * 5]
+    options = {"gen_length": 16, "block_length": 8, "selector": "threshold:tau=0.1", "cache": policy, "cfg_scale": guidance,
+               "temperature": 0.5, "seed": [1, 2, 3, 4], "early_stop": True}
+    together = model.generate(prompts, **options)
+    for i, prompt in enumerate(prompts):
+        alone = model.generate(prompt, **{**options, "seed": [i + 1]})
+        assert together.sequences[i].tolist() == alone.sequences[0].tolist()
+        assert together.confidence[i].tobytes() == alone.confidence[0].tobytes()
+
+
+def test_guidance_caches_its_other_half(model):
+    """One plan for both halves: twice the rows, and always refreshed it is exact (above)."""
+    options = {"gen_length": 16, "block_length": 8, "selector": "factor", "cache": "dual"}
+    plain, guided = model.generate([1, 2, 3], **options), model.generate([1, 2, 3], cfg_scale=1e-30, **options)
+    assert guided.sequences[0].tolist() == plain.sequences[0].tolist() and guided.rows_computed == 2 * plain.rows_computed
+
+
+def test_a_block_that_the_first_pass_finishes_costs_no_other(model):
+    out = model.generate([1, 2, 3], gen_length=16, block_length=8, selector="threshold:tau=0", cache="dual")
+    assert out.n_forward == 2 and out.rows_computed == 2 * 19
+
+
+@pytest.mark.parametrize("kind", [Prefix, Dual, Delayed])
+@pytest.mark.parametrize(("options", "error", "message"), [
+    ({"refresh_every": -1}, ValueError, "refresh_every: expected"), ({"warmup": 1.5}, TypeError, "warmup: expected"),
+    ({"doubt": -0.1}, ValueError, "doubt: expected a number from 0 to 1"), ({"doubt": "high"}, TypeError, "doubt: expected"),
+])
+def test_bad_parameters(kind, options, error, message):
+    with pytest.raises(error, match=message):
+        kind(**options)
+
+
+@pytest.mark.parametrize("vicinity", [3, (1,), (1, 2, 3), [1, 2]])
+def test_bad_vicinity(vicinity):
+    with pytest.raises(TypeError, match="vicinity: expected two numbers of positions"):
+        Dual(vicinity=vicinity)
+
+
+def test_registry():
+    assert all(getattr(caching, kind.__name__) is kind and kind.__doc__ for kind in NAMES.values())
+    assert eval(repr(Dual(vicinity=(1, 2))), vars(caching)) == Dual(vicinity=(1, 2))
+
+
+CHOICES = st.one_of(
+    st.builds(selectors.Quota), st.builds(selectors.Threshold, st.floats(0, 1)), st.builds(selectors.Factor, st.floats(0.1, 4)),
+    st.builds(selectors.EntropyBound, st.floats(0, 2)), st.builds(selectors.Margin, st.floats(0, 1)), st.just(selectors.Hierarchy()),
+    st.builds(selectors.EntropyThreshold, st.floats(0, 4)), st.just(selectors.LocalLeap(0.5, 0.1, 3)))
+KEPT = st.one_of(
+    st.just(NoCache()), st.builds(Prefix, st.integers(0, 4), st.integers(0, 3), st.none() | st.floats(0, 1)),
+    st.builds(Dual, st.integers(0, 4), st.integers(0, 3), st.none() | st.floats(0, 1), st.tuples(st.integers(0, 9), st.integers(0, 9))),
+    st.builds(Delayed, st.integers(0, 4), st.integers(0, 3), st.none() | st.floats(0, 1)))
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(selector=CHOICES, cache=KEPT, blocks=st.integers(1, 3), block=st.integers(1, 7), fewer=st.integers(1, 7), prompt=st.integers(1, 9),
+       early=st.booleans(), temperature=st.sampled_from([0.0, 0.7]), guidance=st.sampled_from([0.0, 1.0]), fixed=st.booleans())
+def test_any_method_ends(model, selector, cache, blocks, block, fewer, prompt, early, temperature, guidance, fixed):
+    """Every pass reveals a token or is followed by a full one; no mask is left, and fixed tokens stay."""
+    fixed = fixed and blocks * block > 1
+    options = {"gen_length": blocks * block, "block_length": block, "max_steps": blocks * min(block, fewer), "temperature": temperature,
+               "cfg_scale": guidance, "selector": selector, "cache": cache, "early_stop": early, "seed": 5,
+               "constraints": {0: 17} if fixed else None}
+    seen = []
+    out = model.generate(np.arange(prompt), callback=lambda step: seen.append([len(p) for p in step.positions]), **options)
+    answer = out.sequences[0][prompt:]
+    assert not fixed or answer[0] == 17
+    assert selector == selectors.Quota() or MASK not in answer
+    revealed = [step[0] for step in seen]
+    assert all(n or (i + 1 < len(revealed) and revealed[i + 1]) for i, n in enumerate(revealed))
+    assert (cache.keeps and cache.doubt is not None) or out.n_forward <= options["max_steps"]
