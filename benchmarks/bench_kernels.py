@@ -30,7 +30,7 @@ class Gemm(ShortCall):
 
     params = (ISAS, ("float32", *(f"{dtype}-{group}" for dtype in ("int8", "int4") for group in GROUPS)))
     param_names = ("isa", "format")
-    rows = 480  # whole tiles of every build, which have 24 rows at most
+    rows = 480  # a multiple of every build's tile
 
     def setup(self, isa, weight_format):
         require_isa(isa)
@@ -46,8 +46,8 @@ class Gemm(ShortCall):
             groups = depth // int(group)
             x = rng.integers(-127, 128, (self.rows, depth), np.int8)
             w = rng.integers(1, 1 << bits, (depth // 4, kernels.panel, 4), np.uint8)
-            sums = x.reshape(self.rows, groups, -1).sum(2, dtype=np.int32)
-            x_scales, w_scales = np.ones((self.rows, groups), np.float32), np.ones((groups, kernels.panel), np.float32)
+            sums = np.ascontiguousarray(x.reshape(self.rows, groups, -1).sum(2, dtype=np.int32).T)
+            x_scales, w_scales = np.ones((groups, self.rows), np.float32), np.ones((groups, kernels.panel), np.float32)
             self.call = lambda: kernels.gemm_quantized(bits, x, x_scales, sums, w, w_scales, c)
         self.operations = 2 * self.rows * depth * kernels.panel
 

@@ -23,7 +23,7 @@ def tiles():
 
 
 class Sampler(ShortCall):
-    """Greedy, and with Gumbel noise: a random number and two logarithms a logit."""
+    """Greedy, and with Gumbel noise: a random number a logit, logarithms for those that may win."""
 
     params = (0.0, 0.7)
     param_names = ("temperature",)

@@ -474,6 +474,12 @@ cdef class Kernels:
     def gemm_quantized(self, int bits, const int8_t[:, ::1] x, const float[:, ::1] x_scales, const int32_t[:, ::1] x_sums,
                        const uint8_t[:, :, ::1] w, const float[:, ::1] w_scales, float[:, ::1] c, bint accumulate=False):
         """x [rows, depth], x_scales and x_sums [groups, rows], w [depth / 4, panel, 4], w_scales [groups, panel], c [rows, panel]"""
+        cdef int groups = x_scales.shape[0], panel = self.table.panel
+        if (x_scales.shape[1] != x.shape[0] or (x_sums.shape[0], x_sums.shape[1]) != (groups, x.shape[0])
+                or groups * (x.shape[1] // groups) != x.shape[1] or x.shape[1] // groups not in (32, 64, 128)
+                or (w.shape[0], w.shape[1], w.shape[2]) != (x.shape[1] // 4, panel, 4)
+                or (w_scales.shape[0], w_scales.shape[1]) != (groups, panel) or (c.shape[0], c.shape[1]) != (x.shape[0], panel)):
+            raise ValueError("gemm_quantized: shapes that do not fit each other")
         cdef cpp.QuantizedTile tile
         tile.x, tile.x_stride, tile.x_scales, tile.x_sums = &x[0, 0], x.shape[1], &x_scales[0, 0], &x_sums[0, 0]
         tile.x_group_stride, tile.w, tile.w_scales = x_scales.shape[1], &w[0, 0, 0], &w_scales[0, 0]

@@ -224,7 +224,7 @@ cdef class RowSampler:
         else:
             self.draw(r, rule, logits, first, n)
         suppress(rule.discounted, rule.n_discounted, logits, first, n)
-        self.normalise(r, rule, logits, n)
+        self.normalise(r, logits, n)
 
     cdef void draw(self, int r, const rule_t* rule, const float* logits, int first, int n) noexcept nogil:
         cdef int i
@@ -288,7 +288,7 @@ cdef class RowSampler:
                     break
         self.score[r] = best
 
-    cdef void normalise(self, int r, const rule_t* rule, const float* logits, int n) noexcept nogil:
+    cdef void normalise(self, int r, const float* logits, int n) noexcept nogil:
         """Add a tile to the statistics of the softmax."""
         cdef double total, moment, shift, most = self.maximum[r]
         cdef Extremes found

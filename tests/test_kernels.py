@@ -187,7 +187,7 @@ def attention(kernels, q, k, v, scale):
     keys, dim = k.shape
     panel = kernels.panel
     panels, width = -(-keys // panel), -(-dim // panel) * panel
-    padded = np.zeros((panels * panel, dim), np.float32)
+    padded = np.full((panels * panel, dim), np.nan, np.float32)  # what lies behind the keys must not matter
     padded[:keys] = k
     wide = np.zeros((keys, width), np.float32)
     wide[:, :dim] = v

@@ -133,3 +133,21 @@ def test_streams_of_single_seeds_do_not_depend_on_the_batch():
     alone = random_streams([7], 1)[0].random_raw(4)
     assert np.array_equal(random_streams([3, 7, 9], 3)[1].random_raw(4), alone)
     assert not np.array_equal(random_streams(7, 2)[0].random_raw(4), random_streams(7, 2)[1].random_raw(4))
+
+
+@pytest.mark.parametrize("temperature", [1e-12, 1e-3, 0.7, 30.0, 1e6])
+@pytest.mark.parametrize("spread", [1e-9, 1.0, 40.0])
+def test_noise_that_is_left_out_could_not_have_won(temperature, spread):
+    """Every draw against the argmax over the noise of all tokens, from the same numbers."""
+    rows, vocabulary = 60, 3000
+    logits = (np.random.default_rng(1).standard_normal((rows, vocabulary)) * spread).astype(np.float32)
+    sampler, tokens, confidence = _sampler.RowSampler(), np.empty(rows, np.intc), np.empty(rows)
+    sampler.begin([_sampler.Rule(np.random.PCG64(7), temperature)], np.zeros(rows, np.int32))
+    sampler.consume(logits.copy(), 0)
+    assert sampler.finish(tokens, confidence) == -1
+    uniform = np.random.Generator(np.random.PCG64(7)).random((rows, vocabulary))
+    noisy = logits - temperature * np.log(-np.log(uniform))
+    best = noisy.max(1)
+    # The two logarithms of NumPy and of libm may differ in the last place, which a tie of that size would show.
+    close = noisy[np.arange(rows), tokens] >= best - 4 * np.spacing(np.abs(best)) - 4 * temperature * np.spacing(40.0)
+    assert close.all() and (tokens == noisy.argmax(1)).mean() > 0.95

@@ -71,14 +71,20 @@ void Pool::work(int thread, uint64_t seen) {
       wake.wait(lock, [&] { return thread < team; });
     }
     int spins = 0;
-    auto last_busy = std::chrono::steady_clock::now();
+    bool idle = false;
+    std::chrono::steady_clock::time_point since;
     for (;;) {
       const uint64_t now = region.load(std::memory_order_acquire);
       if (now == seen) {
         relax(spins);
-        const auto clock = std::chrono::steady_clock::now();
-        if (spinning.load(std::memory_order_acquire)) last_busy = clock;
-        if (clock - last_busy > kLinger) break;
+        if (spinning.load(std::memory_order_acquire)) {
+          idle = false;  // no clock is read between the regions of a forward
+        } else if (!idle) {
+          idle = true;
+          since = std::chrono::steady_clock::now();
+        } else if (std::chrono::steady_clock::now() - since > kLinger) {
+          break;
+        }
         continue;
       }
       seen = now;

@@ -1,8 +1,8 @@
 // The threads that one forward pass holds.
 //
 // The process has one lazy pool. A Team takes it for the length of a forward: its workers stay awake, so that starting a parallel
-// region costs a store and a load, and they sleep again when the Team ends. Callers take turns. After fork() the child finds an
-// empty pool. Splitting work over threads never splits a sum, so results do not depend on the number of threads.
+// region costs a store and a load, and they sleep half a millisecond after the Team ends. Callers take turns. After fork() the child
+// finds an empty pool. Splitting work over threads never splits a sum, so results do not depend on the number of threads.
 #pragma once
 
 #include <atomic>

@@ -16,13 +16,14 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct Softmax {
   double maximum = -kInfinity;
+  int64_t index = -1;  // of the lowest maximum
   double total = 0;  // of exp(logit - maximum); NaN when a logit is NaN or +inf, 0 when none is finite
 
   Softmax(const KernelTable& kernels, const float* logits, int64_t n) {
-    for (int64_t begin = 0; begin < n; begin += kTile) add(kernels, logits + begin, static_cast<int>(std::min(kTile, n - begin)));
+    for (int64_t begin = 0; begin < n; begin += kTile) add(kernels, logits + begin, begin, static_cast<int>(std::min(kTile, n - begin)));
   }
 
-  void add(const KernelTable& kernels, const float* logits, int n) {
+  void add(const KernelTable& kernels, const float* logits, int64_t begin, int n) {
     Extremes found;
     kernels.extremes(logits, n, &found);
     if (found.nan || found.most == kInfinity) {
@@ -32,6 +33,7 @@ struct Softmax {
     if (found.most > maximum) {
       total *= std::exp(maximum - found.most);
       maximum = found.most;
+      index = begin + found.index;
     }
     if (maximum == -kInfinity) return;
     double sum, moment;
@@ -53,7 +55,7 @@ bool Drawer::draw(const float* logits, const DrawRule& rule, const Uniform& unif
   if (!(softmax.total > 0)) return false;
   uint32_t token = 0;
   if (rule.temperature == 0) {
-    token = static_cast<uint32_t>(std::max_element(logits, logits + vocabulary_) - logits);
+    token = static_cast<uint32_t>(softmax.index);
   } else {
     keep(logits, rule);
     double best = -kInfinity;

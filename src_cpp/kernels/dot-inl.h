@@ -2,6 +2,10 @@
 // Weights are [depth / 4][panel][4] bytes, so that a 32-bit lane is a channel.
 #pragma once
 
+#include <string.h>
+
+#include "kernels/unroll.h"
+
 namespace {
 
 constexpr int kVectorBytes = Vec::kLanes * 4;
@@ -9,7 +13,7 @@ constexpr int kVectorBytes = Vec::kLanes * 4;
 // Four bytes of x in every channel.
 inline IntVec broadcast_bytes(const int8_t* p) {
   int32_t quad;
-  __builtin_memcpy(&quad, p, 4);
+  memcpy(&quad, p, 4);
   return splat(quad);
 }
 
@@ -45,7 +49,7 @@ struct Dot4 {
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
     for (int begin = 0; begin < depth; begin += 32) {
       IntVec pairs[Rows][Vectors];
-#pragma GCC unroll 8
+LLADA_UNROLL(8)
       for (int i = 0; i < 8; ++i, w += kVectorBytes * Vectors) {
         IntVec weight[Vectors];
         for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + kVectorBytes * j);

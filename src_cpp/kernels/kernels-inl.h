@@ -9,8 +9,11 @@
 #include <stdint.h>
 
 #include "kernels/table.h"
+#include "kernels/unroll.h"
 
 namespace {
+
+constexpr ptrdiff_t kLine = 64;  // bytes of a cache line
 
 using llada::Ahead;
 using llada::AttentionTile;
@@ -35,10 +38,12 @@ void gemm_tile(const FloatTile& t, int first, Ahead ahead) {
   Vec acc[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) acc[r][j] = zero();
-  const char* next = ahead.bytes > 0 ? ahead.data : reinterpret_cast<const char*>(w);  // an unmapped address would be looked up each time
+  // Without anything ahead it is w, which is there: an unmapped address would be looked up each time.
+  const char* next = ahead.bytes > 0 ? ahead.data : reinterpret_cast<const char*>(w);
   const ptrdiff_t step = ahead.bytes / t.depth;
   for (int k = 0; k < t.depth; ++k, w += t.w_stride, next += step) {
     prefetch(next);
+    if (step > kLine) prefetch(next + kLine);
     Vec weight[kVectors];
     for (int j = 0; j < kVectors; ++j) weight[j] = load(w + j * Vec::kLanes);
     for (int r = 0; r < Rows; ++r) {
@@ -47,7 +52,7 @@ void gemm_tile(const FloatTile& t, int first, Ahead ahead) {
     }
   }
 #ifdef __aarch64__  // while a loop over acc is left, here of four vectors a row, GCC 12 stores the accumulators at every depth
-#pragma GCC unroll 6
+LLADA_UNROLL(6)
 #endif
   for (int r = 0; r < Rows; ++r) {
     for (int j = 0; j < kVectors; ++j) {
@@ -115,7 +120,7 @@ int64_t multiply_add(int64_t rounds, float* sink) {
 #endif
   }
 #ifdef __aarch64__  // as in gemm_tile
-#pragma GCC unroll 16
+LLADA_UNROLL(16)
 #endif
   for (int i = 1; i < kChains; ++i) acc[0] = add(acc[0], acc[i]);
   store(sink, acc[0]);
@@ -250,7 +255,8 @@ void attention_f32(const AttentionTile& tile) {
     for (int r = 0; r < tile.rows; ++r) {
       float* s = scores + r * kKeyBlock;
       const int padded = (keys + kPanel - 1) / kPanel * kPanel;
-      Vec bad = zero();  // NaN and infinity become NaN: maximum and exponential() lose them. Padded keys are zeros
+      for (int k = keys; k < padded; ++k) s[k] = 0.0f;  // whatever lies behind the keys, forgotten ones too
+      Vec bad = zero();  // NaN and infinity become NaN: maximum and exponential() lose them
       for (int k = 0; k < padded; k += Vec::kLanes) bad = fma(load(s + k), zero(), bad);
       poison[r] += sum(bad);
       for (int k = keys; k < padded; ++k) s[k] = -INFINITY;

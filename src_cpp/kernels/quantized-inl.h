@@ -8,8 +8,6 @@ namespace {
 
 using llada::QuantizedTile;
 
-constexpr ptrdiff_t kLine = 64;
-
 // Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
 template <class Dot, int Rows>
 void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {

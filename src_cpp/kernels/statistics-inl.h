@@ -1,5 +1,5 @@
 // What the sampler asks of a row of logits, in float64. Plain loops over lanes, which the compiler turns into the vectors of each build: no
-// sum depends on their width, so all builds give the same bits. Included by kernels-inl.h; the same ODR contract.
+// sum depends on their width, so all builds give the same bits. Included by quantized-inl.h; the same ODR contract.
 #pragma once
 
 #include <math.h>
@@ -70,7 +70,7 @@ inline double exponential_f64(double x) {
   const double r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
   double p = kInverseFactorials[13];
   for (int i = 12; i >= 0; --i) p = p * r + kInverseFactorials[i];
-  int64_t bits;
+  uint64_t bits;
   memcpy(&bits, &shifted, 8);
   bits = (bits + 1023) << 52;
   double power;

@@ -32,7 +32,7 @@ constexpr int kMaxAttentionRows = 24;
 struct AttentionTile {
   const float* q;      // [rows, head_dim], row stride q_stride
   ptrdiff_t q_stride;
-  const float* k;      // panels of keys, [ceil(keys / panel)][head_dim][panel], zero-padded
+  const float* k;      // panels of keys, [ceil(keys / panel)][head_dim][panel]; anything may lie behind the last key
   const float* v;      // [keys][v_width], v_width = head_dim rounded up to a multiple of panel, zero-padded
   float* out;          // [rows, head_dim], row stride out_stride
   ptrdiff_t out_stride;
@@ -83,8 +83,8 @@ struct QuantizedTile {
   Ahead ahead;
 };
 
-// The largest logit of a row, the lowest index where it stands (-1 when nothing is above -inf), the second largest (the same again when two
-// are equal), and whether there is a NaN.
+// The largest logit of a row, the lowest index where it stands (-1 when nothing is above -inf), the second largest (the same again when
+// two are equal), and whether there is a NaN, beside which the others mean nothing.
 struct Extremes {
   float most;
   float second;

@@ -86,7 +86,8 @@ void attention(Team& team, const KernelTable& kernels, const AttentionShape& sha
       while (u >= unit_begin[request + 1]) ++request;
       const Span& s = spans[request];
       const int64_t queries = s.queries * group, tiles = (queries + tile_rows - 1) / tile_rows, unit = u - unit_begin[request];
-      const int64_t kv_head = unit / tiles, first = unit % tiles * tile_rows, count = std::min(tile_rows, queries - first);
+      const int64_t kv_head = unit / tiles, tile_index = unit % tiles, first = queries * tile_index / tiles;
+      const int64_t count = queries * (tile_index + 1) / tiles - first;  // tiles are equal within one
       const auto query = [&](int64_t i) {
         return q.row(s.query_begin + (first + i) / group) + (kv_head * group + (first + i) % group) * dim;
       };
