@@ -11,7 +11,7 @@ if find_spec("llada_native._native") is None:
     raise ImportError(f"llada_native at {__path__[0]} is the source folder, without its extension modules: work in another folder to use "
                       "the installed package, or build them in place with 'make build'")
 
-from .caching import NoCache
+from .caching import Delayed, Dual, NoCache, Prefix
 from .config import ModelConfig
 from .device import DeviceType
 from .errors import (
@@ -29,7 +29,7 @@ from .machine import cpu_info
 from .model import LLaDAForCausalLM, generate, generate_with_cpp_model
 from .options import GenerationOptions
 from .result import GenerationResult, Step
-from .selectors import Quota
+from .selectors import EntropyBound, EntropyThreshold, Factor, Hierarchy, LocalLeap, Margin, Quota, Threshold
 from .tasks import InferTask, LLaDABatchedTask
 
 LLaDAForCauslLM = LLaDAForCausalLM  # as the task interface spells it
@@ -39,24 +39,34 @@ __version__ = "0.1.0"
 logging.getLogger("llada_native").addHandler(logging.NullHandler())
 
 __all__ = [
+    "Delayed",
     "DeviceType",
+    "Dual",
     "EngineError",
+    "EntropyBound",
+    "EntropyThreshold",
+    "Factor",
     "GenerationCancelled",
     "GenerationOptions",
     "GenerationResult",
+    "Hierarchy",
     "InferTask",
     "KVCache",
     "LLaDABatchedTask",
     "LLaDAForCausalLM",
     "LLaDAForCauslLM",
     "LladaError",
+    "LocalLeap",
+    "Margin",
     "ModelConfig",
     "ModelFormatError",
     "ModelMemoryError",
     "NoCache",
     "NonFiniteLogitsError",
+    "Prefix",
     "Quota",
     "Step",
+    "Threshold",
     "UnsupportedModelError",
     "cpu_info",
     "generate",
