@@ -164,16 +164,15 @@ class Denoiser:
         rows = np.concatenate([begin + r.rows for begin, r in zip(begins, requests, strict=True)]).astype(np.int32)
         cached = any(r.cache is not None for r in requests)
         caches = [r.cache for r in requests] if cached else None
-        where: dict[str, Any] = {}
+        gaps: dict[str, Any] = {}  # slots take the place of positions
         if any(r.slots is not None for r in requests):
-            where["slots"] = np.concatenate([np.arange(r.start, r.start + len(r.tokens)) if r.slots is None else r.slots
-                                             for r in requests]).astype(np.int32)
-        elif cached:
-            where["positions"] = np.array([r.start for r in requests], np.int32)
+            gaps["slots"] = np.concatenate([np.arange(r.start, r.start + len(r.tokens)) if r.slots is None else r.slots
+                                            for r in requests]).astype(np.int32)
+        positions = np.array([r.start for r in requests], np.int32) if cached and not gaps else None
         clock = time.perf_counter()
         with self._named("forward pass", f"{len(lengths)} request(s) of {lengths.min()} to {lengths.max()} tokens, {len(tokens)} rows, "
                                          f"{len(rows)} of them wanted"):
-            out = self.backend.hidden(tokens, lengths, rows, caches=caches, **where)
+            out = self.backend.hidden(tokens, lengths, rows, positions, caches, **gaps)
         self.seconds_forward += time.perf_counter() - clock
         self.n_forward += 1
         self.rows_computed += len(tokens)
