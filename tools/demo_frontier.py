@@ -16,6 +16,7 @@ import math
 import random
 import time
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "balanced": {"preset": "balanced"},
     "fast": {"preset": "fast"},
 }
+LABELLED = ("reference", "reference, early stop", "threshold .9", "balanced", "fast", "entropy bound .05, early stop",
+            "local leap, early stop")
 BATCH = 50
 ALONE = 40  # prompts that are timed one at a time
 
@@ -105,7 +108,7 @@ def table(results: dict[str, Measured]) -> str:
 
 
 def svg(results: dict[str, Measured]) -> str:
-    """Exact match over rows per token, which run to the right on a logarithmic scale; filled points are the frontier."""
+    """Exact match over rows per token, on a logarithmic scale; filled points are the frontier, names are those of LABELLED."""
     width, height, margin, best = 720, 420, 60, frontier(results)
     rows = [math.log(m.rows_per_token) for m in results.values()]
     share = [sum(m.right) / len(m.right) for m in results.values()]
@@ -114,8 +117,10 @@ def svg(results: dict[str, Measured]) -> str:
     for (name, _), x, y in zip(results.items(), rows, share, strict=True):
         cx = margin + (x - min(rows)) / ((max(rows) - min(rows)) or 1) * (width - 3 * margin)
         cy = height - margin - (y - low) / (high - low) * (height - 2 * margin)
-        points.append(f'<circle cx="{cx:.0f}" cy="{cy:.0f}" r="4" fill="{"#06c" if name in best else "none"}" stroke="#06c"/>'
-                      f'<text x="{cx + 7:.0f}" y="{cy + 3:.0f}" font-size="9">{name}</text>')
+        points.append(f'<circle cx="{cx:.0f}" cy="{cy:.0f}" r="4" fill="{"#06c" if name in best else "none"}" stroke="#06c">'
+                      f'<title>{escape(name)}</title></circle>')
+        if name in LABELLED:
+            points.append(f'<text x="{cx + 7:.0f}" y="{cy + 3:.0f}" font-size="9">{escape(name)}</text>')
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">'
             f'<rect width="100%" height="100%" fill="#fff"/>'
             f'<text x="{width / 2}" y="{height - 15}" font-size="12" text-anchor="middle">rows per token, {math.exp(min(rows)):.0f} to '
