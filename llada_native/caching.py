@@ -183,8 +183,9 @@ class Dual(_Keeping):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.vicinity, tuple) or len(self.vicinity) != 2:
-            raise TypeError(f"vicinity: expected two numbers of positions, found {self.vicinity!r}")
+        if not isinstance(self.vicinity, tuple | list) or len(self.vicinity) != 2:
+            raise TypeError(f"vicinity: expected two numbers of positions, like (16, 16), found {self.vicinity!r}")
+        object.__setattr__(self, "vicinity", tuple(self.vicinity))
         for side in self.vicinity:
             checks.whole_number("vicinity", side, 0)
 

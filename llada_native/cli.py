@@ -211,9 +211,11 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-p", type=float, metavar="P", help="draw among the fewest tokens with mass P (default: 1)")
     generate.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1, seen tokens become less likely")
     generate.add_argument("--preset", choices=PRESETS, help="a tested bundle of the next three (default: reference, exact)")
-    generate.add_argument("--early-stop", action="store_true", default=None, help="a prompt ends with its answer, not with its canvas")
-    generate.add_argument("--selector", metavar="NAME", help=f"which predictions a pass keeps: {', '.join(SELECTORS)}")
-    generate.add_argument("--cache", metavar="NAME", help=f"which rows a pass computes: {', '.join(CACHES)}")
+    generate.add_argument("--early-stop", action=argparse.BooleanOptionalAction, help="a prompt ends with its answer, not with its canvas")
+    generate.add_argument("--selector", metavar="NAME", help="which predictions a pass keeps, like threshold:tau=0.8; of "
+                          + ", ".join(SELECTORS))
+    generate.add_argument("--cache", metavar="NAME", help="which rows a pass computes, like delayed:refresh_every=8; of "
+                          + ", ".join(CACHES))
     generate.add_argument("--fallback", choices=FALLBACKS, help="what to go on with when the C++ engine fails (default: an error)")
     generate.add_argument("--logits-eos-inf", action="store_true", help="never draw the end-of-text token")
     generate.add_argument("--confidence-eos-eot-inf", choices=("off", "on", "compat"), default="off",

@@ -90,6 +90,8 @@ class Course:
         if len(chosen) < min(least, len(found.positions)):
             raise ValueError(f"selector: expected at least {least} of {len(found.positions)} positions from {selector!r}, "
                              f"found {len(chosen)}")
+        if len(set(chosen.tolist()) & set(range(len(found.positions)))) != len(chosen):
+            raise ValueError(f"selector: expected different indices below {len(found.positions)} from {selector!r}, found {chosen}")
         return Commit(found.positions[chosen], found.tokens[chosen], found.confidence[chosen])
 
     def commit(self, commit: Commit) -> None:

@@ -141,6 +141,8 @@ def prepared_infill(model: LLaDAForCausalLM, texts: Any, prompt: Any, chat: bool
             raise TypeError(f"{name}: the text to fill is the canvas, and one block")
     model._require_open()
     given = named(options)
+    if given.setdefault("early_stop", False) is True:  # a preset's does not concern a text to fill
+        raise ValueError("early_stop: is for answers; in a text to fill, what lies behind an end token matters")
     steps, vocabulary = given.pop("max_steps", None), model.config.vocabulary
     one = {"gen_length": 1, "block_length": 1}
     mask_id = GenerationOptions.resolve({**given, **one}, model._defaults, vocabulary).mask_id
@@ -153,8 +155,6 @@ def prepared_infill(model: LLaDAForCausalLM, texts: Any, prompt: Any, chat: bool
         raise ValueError(f"prompt: expected one for all texts, found {len(before)}")
     for i, answer in enumerate(answers):
         model._check_length(f"texts[{i}]", len(before[0]), len(answer), "a text of")
-    if resolved[0].early_stop:
-        raise ValueError("early_stop: is for answers; in a text to fill, what lies behind an end token matters")
     return Generation(model, before * len(answers), resolved, answers, seed, whole=True)
 
 

@@ -192,6 +192,8 @@ class GenerationOptions:
         return options
 
 
+# What a model is made with: said apart, because it is often tried in a call.
+MODEL_NAMES = ("dtype", "group_size", "cache_dir", "num_threads", "isa", "backend")
 # What `LLaDAForCausalLM.generate` takes beside options.
 CALL_NAMES = ("prompts", "attention_mask", "chat", "seed", "callback", "verbose", "constraints", "fallback")
 OPTION_NAMES = tuple(f.name for f in fields(GenerationOptions))
@@ -216,6 +218,8 @@ def named(given: Mapping[str, Any]) -> dict[str, Any]:
     spelled: dict[str, str] = {}
     for key, value in given.items():
         name = ALIASES.get(key, key)
+        if name in MODEL_NAMES:
+            raise TypeError(f"unknown argument {key!r}: it is one of the model, LLaDAForCausalLM.from_pretrained(..., {key}=...)")
         if name not in OPTION_NAMES:
             raise checks.unknown_argument(key, (*OPTION_NAMES, *ALIASES, *CALL_NAMES))
         if name in values:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -20,10 +21,11 @@ def parse(option: str, text: str, kinds: Mapping[str, type[Any]]) -> Any:
         raise ValueError(f"{option}: expected {_choice(name, kinds)}, found {name!r}")
     known = [field.name for field in fields(kinds[name])]
     given: dict[str, Any] = {}
-    for item in rest.split(",") if colon else []:
+    for item in re.split(r",(?![^(]*\))", rest) if colon else []:  # not at the commas of (16,16)
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
-            raise ValueError(f"{name}: expected parameter=value, found {item!r}")
+            known_here = f"; it has {', '.join(known)}" if known else ""
+            raise ValueError(f"{name}: expected parameter=value, found {item!r}{known_here}")
         if key not in known:
             raise ValueError(f"{name}: expected {_choice(key, known)}, found parameter {key!r}")
         if key in given:
@@ -44,8 +46,10 @@ def _choice(found: str, known: Iterable[str]) -> str:
     return f"one of {', '.join(names)}" if names else "no parameters"
 
 
-def _literal(text: str) -> bool | int | float | str | None:
+def _literal(text: str) -> Any:
     """A value as it is written; what is none stays a string, for the check of its parameter to refuse."""
+    if text.startswith("(") and text.endswith(")"):
+        return tuple(_literal(part.strip()) for part in text[1:-1].split(","))
     words: dict[str, bool | None] = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]

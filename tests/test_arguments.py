@@ -486,3 +486,9 @@ def test_any_value_is_taken_or_refused_by_name(model: LLaDAForCausalLM, name: st
     else:
         for ids in result.sequences:
             assert 4 < len(ids) <= 32 and ids.min() >= 0 and ids.max() < 64
+
+
+@pytest.mark.parametrize("name", ["dtype", "group_size", "cache_dir", "num_threads", "isa", "backend"])
+def test_arguments_of_the_model_are_told_from_those_of_a_call(model, name):
+    with pytest.raises(TypeError, match=rf"unknown argument '{name}': it is one of the model, LLaDAForCausalLM.from_pretrained\("):
+        model.generate([1, 2], **{name: 1})

@@ -136,10 +136,24 @@ def test_bad_parameters(kind, options, error, message):
         kind(**options)
 
 
-@pytest.mark.parametrize("vicinity", [3, (1,), (1, 2, 3), [1, 2]])
+@pytest.mark.parametrize("vicinity", [3, (1,), (1, 2, 3), "16"])
 def test_bad_vicinity(vicinity):
     with pytest.raises(TypeError, match="vicinity: expected two numbers of positions"):
         Dual(vicinity=vicinity)
+
+
+def test_a_vicinity_as_text(model):
+    options = {"gen_length": 16, "block_length": 8, "selector": "threshold:tau=0.1"}
+    wanted = model.generate([1, 2, 3], cache=Dual(vicinity=(2, 3), warmup=1), **options)
+    for cache in ("dual:vicinity=(2,3),warmup=1", "dual:warmup=1,vicinity=(2, 3)", Dual(vicinity=[2, 3], warmup=1)):
+        assert results(model.generate([1, 2, 3], cache=cache, **options)) == results(wanted)
+    with pytest.raises(ValueError, match=r"dual: expected parameter=value, found '16'; it has refresh_every, warmup, doubt, vicinity"):
+        model.generate([1, 2, 3], cache="dual:16", **options)
+
+
+@pytest.mark.parametrize("preset", ["balanced", "fast"])
+def test_presets_fill_texts_too(demo, preset):
+    assert demo.infill(["12 + 30 = ", 2, "."], prompt="What is 12 plus 30?", preset=preset).text == ["12 + 30 = 42."]
 
 
 def test_registry():

@@ -452,7 +452,7 @@ def test_a_policy_that_leaves_out_open_rows_is_named(model):
     ({"selector": "quota:)("}, ValueError, "quota: expected parameter=value"),
     ({"cache": "quota:tau=__import__('os')"}, ValueError, "cache: expected 'dual' or another of none"),
     ({"cache": "none:x=open('f')"}, ValueError, "none: expected no parameters, found parameter 'x'"),
-    ({"cache": "dual:vicinity=3"}, ValueError, "dual: vicinity: expected two numbers of positions, found 3"),
+    ({"cache": "dual:vicinity=3"}, ValueError, "dual: vicinity: expected two numbers of positions, like .16, 16., found 3"),
     ({"cache": "delayed:doubt=2"}, ValueError, "delayed: doubt: expected a number from 0 to 1, found 2"),
     ({"preset": "quick"}, ValueError, "preset: expected one of 'reference', 'balanced', 'fast', found 'quick'"),
     ({"selector": 0.9}, TypeError, "selector: expected one of 'quota', 'threshold'.* or an object with wants"),
