@@ -25,7 +25,37 @@ def fraction_of_peak(isa, operations, call):
     return found / max(before, peak_gflops(isa))
 
 
-class Gemm(ShortCall):
+class _Product(ShortCall):
+    """What the benchmarks of matrix products share: `call`, its `operations`, and `result()`, found and exact. asv passes over the name."""
+
+    def time_call(self, *_):
+        self.call()
+
+    time_call.version = "1"
+
+    def track_gflops(self, *_):
+        return rate(self.operations, self.call)
+
+    track_gflops.version = "1"
+    track_gflops.unit = "GFLOP/s"
+
+    def track_fraction_of_peak(self, isa, *_):
+        return fraction_of_peak(isa, self.operations, self.call)
+
+    track_fraction_of_peak.version = "1"
+    track_fraction_of_peak.unit = "fraction"
+
+    def track_error(self, *_):
+        """Largest error against float64, over the largest output."""
+        self.call()
+        found, exact = self.result()
+        return np.abs(found - exact).max() / np.abs(exact).max()
+
+    track_error.version = "1"
+    track_error.unit = "of the largest output"
+
+
+class Gemm(_Product):
     """One panel of output channels and one block of depth, in the first-level cache: what a linear layer cannot exceed."""
 
     params = (ISAS, ("float32", *(f"{dtype}-{group}" for dtype in ("int8", "int4") for group in GROUPS)))
@@ -40,6 +70,7 @@ class Gemm(ShortCall):
             depth = 256
             a, w = rng.standard_normal((self.rows, depth), np.float32), rng.standard_normal((depth, kernels.panel), np.float32)
             self.call = lambda: kernels.gemm_f32(a, w, c)
+            self.result = lambda: (c, a.astype(np.float64) @ w)
         else:
             dtype, group = weight_format.split("-")
             depth, bits = 512, int(dtype.removeprefix("int"))
@@ -49,27 +80,11 @@ class Gemm(ShortCall):
             sums = np.ascontiguousarray(x.reshape(self.rows, groups, -1).sum(2, dtype=np.int32).T)
             x_scales, w_scales = np.ones((groups, self.rows), np.float32), np.ones((groups, kernels.panel), np.float32)
             self.call = lambda: kernels.gemm_quantized(bits, x, x_scales, sums, w, w_scales, c)
+            self.result = lambda: (c, x.astype(np.float64) @ (w.swapaxes(1, 2).reshape(depth, -1) - 2.0 ** (bits - 1)))
         self.operations = 2 * self.rows * depth * kernels.panel
 
-    def time_gemm(self, *_):
-        self.call()
 
-    time_gemm.version = "1"
-
-    def track_gflops(self, *_):
-        return rate(self.operations, self.call)
-
-    track_gflops.version = "1"
-    track_gflops.unit = "GFLOP/s"
-
-    def track_fraction_of_peak(self, isa, *_):
-        return fraction_of_peak(isa, self.operations, self.call)
-
-    track_fraction_of_peak.version = "1"
-    track_fraction_of_peak.unit = "fraction"
-
-
-class Attention(ShortCall):
+class Attention(_Product):
     """One head of LLaDA-8B: all rows, in the tiles of the build, over all keys."""
 
     params = (ISAS, (1, 32, 160), (160, 512, 2048))
@@ -89,40 +104,17 @@ class Attention(ShortCall):
         for q, out in self.tiles:
             self.kernels.attention_f32(q, self.panels, self.v, out, HEAD_DIM**-0.5)
 
-    def time_attention(self, *_):
-        self.call()
-
-    time_attention.version = "1"
-
-    def track_gflops(self, *_):
-        """Of the two matrix products."""
-        return rate(self.operations, self.call)
-
-    track_gflops.version = "1"
-    track_gflops.unit = "GFLOP/s"
-
-    def track_fraction_of_peak(self, isa, *_):
-        return fraction_of_peak(isa, self.operations, self.call)
-
-    track_fraction_of_peak.version = "1"
-    track_fraction_of_peak.unit = "fraction"
-
-    def track_error(self, *_):
-        """Largest error against float64, over the largest output."""
-        self.call()
+    def result(self):
         scores = self.q.astype(np.float64) @ self.k.T * HEAD_DIM**-0.5
         weights = np.exp(scores - scores.max(1, keepdims=True))
-        exact = weights / weights.sum(1, keepdims=True) @ self.v.astype(np.float64)
-        return np.abs(self.out - exact).max() / np.abs(exact).max()
-
-    track_error.version = "1"
-    track_error.unit = "of the largest output"
+        return self.out, weights / weights.sum(1, keepdims=True) @ self.v.astype(np.float64)
 
 
 class Elementwise(ShortCall):
     """Kernels that go through their input once, over 32 rows of LLaDA-8B as a single one: of its width, or of its MLP's for silu_mul."""
 
-    params = (ISAS, ("rms_norm", "rope", "silu_mul", "widen_bf16", "widen_f16", *(f"quantize_q8-{group}" for group in GROUPS)))
+    params = (ISAS, ("rms_norm", "rope", "silu_mul", "widen_bf16", "widen_f16", "narrow_f16",
+                     *(f"quantize_q8-{group}" for group in GROUPS)))
     param_names = ("isa", "kernel")
 
     def setup(self, isa, kernel):
@@ -159,6 +151,10 @@ class Elementwise(ShortCall):
             halves = x.astype(np.float16)
             self.call = lambda: kernels.widen_f16(halves.view(np.uint16), self.out)
             self.exact = halves.astype(np.float64)
+        elif kernel == "narrow_f16":
+            halves = np.ones(n, np.float16)
+            self.out, self.exact = halves, wide
+            self.call = lambda: kernels.narrow_f16(x, halves.view(np.uint16))
         else:
             group = int(kernel.partition("-")[2])
             self.codes = np.ones(n, np.int8)

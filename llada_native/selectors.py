@@ -67,7 +67,7 @@ class Selector(Protocol):
     reveals_masks: ClassVar[bool]
 
     def memory(self) -> Any:
-        """What it remembers of a block from one pass to the next, anew for every block."""
+        """What it remembers of a request from one pass to the next."""
 
     def choose(self, rows: Rows, least: int, memory: Any) -> Index:
         """Rows to reveal, surest first, ties by the lowest position.
@@ -78,7 +78,7 @@ class Selector(Protocol):
         least : int
             Rows to reveal at least, unless there are fewer: the `least` surest are always among them.
         memory : object
-            What `memory()` gave for the block.
+            What `memory()` gave for the request.
 
         Returns
         -------
