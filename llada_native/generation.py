@@ -141,7 +141,7 @@ def prepared_infill(model: LLaDAForCausalLM, texts: Any, prompt: Any, chat: bool
             raise TypeError(f"{name}: the text to fill is the canvas, and one block")
     model._require_open()
     given = named(options)
-    if given.setdefault("early_stop", False) is True:  # a preset's does not concern a text to fill
+    if checks.boolean("early_stop", given.setdefault("early_stop", False)):  # a preset's does not concern a text to fill
         raise ValueError("early_stop: is for answers; in a text to fill, what lies behind an end token matters")
     steps, vocabulary = given.pop("max_steps", None), model.config.vocabulary
     one = {"gen_length": 1, "block_length": 1}
