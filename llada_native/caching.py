@@ -30,6 +30,8 @@ class View:
         The positions whose predictions are wanted, ascending.
     prompt : int
         Length of the prompt.
+    attention_block : int
+        Rows see their own block of so many positions and those before it; 0: all rows see all.
     """
 
     tokens: IntArray
@@ -37,6 +39,7 @@ class View:
     end: int
     open: NDArray[np.intp]
     prompt: int
+    attention_block: int = 0
 
 
 @dataclass
@@ -228,4 +231,52 @@ class Delayed(_Keeping):
         return np.flatnonzero(view.tokens != held.tokens)
 
 
-NAMES: dict[str, type[Any]] = {"none": NoCache, "prefix": Prefix, "dual": Dual, "delayed": Delayed}
+@dataclass(frozen=True)
+class Committed:
+    """Keys and values of finished blocks are kept, which in a block-causal model is exact: they never change.
+
+    Rows of a pass: the block that is being filled; with its first pass those of the block before, whose keys were still those of its
+    masks. No pass is spent on keys alone, but for a long prompt: `prefill` of its rows at a time, so that memory does not grow with it.
+
+    Parameters
+    ----------
+    prefill : int
+        Rows of a pass over the prompt, in whole blocks, at least one.
+
+    References
+    ----------
+    LLaDA2.0, arXiv:2512.15745. The merged pass: inclusionAI/dInfer, cross-block update.
+    """
+
+    keeps: ClassVar[bool] = True
+    wants: ClassVar[frozenset[str]] = frozenset()
+    prefill: int = 512
+
+    def __post_init__(self) -> None:
+        checks.whole_number("prefill", self.prefill)
+
+    def rows(self, view: View, held: Held) -> NDArray[np.intp]:
+        return np.arange(self._kept(view, held), view.end)
+
+    def ahead(self, view: View, held: Held) -> NDArray[np.intp]:
+        """Rows that are computed by a pass of their own before any prediction is made: the next part of a long prompt."""
+        kept, block = self._kept(view, held), view.attention_block
+        most = max(1, self.prefill // block) * block
+        begin = view.begin // block * block
+        return np.arange(kept, kept + most if begin - kept > most else kept)
+
+    @staticmethod
+    def _kept(view: View, held: Held) -> int:
+        """Positions whose keys and values are final: whole blocks before the present one."""
+        stale = np.flatnonzero(held.tokens[:view.begin] != view.tokens[:view.begin])
+        first = int(stale[0]) if len(stale) else view.begin
+        return first // view.attention_block * view.attention_block
+
+    def renews(self, view: View, held: Held) -> bool:
+        return False
+
+    def doubts(self, found: Prediction) -> bool:
+        return False
+
+
+NAMES: dict[str, type[Any]] = {"none": NoCache, "prefix": Prefix, "dual": Dual, "delayed": Delayed, "committed": Committed}

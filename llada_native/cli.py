@@ -18,7 +18,7 @@ from .errors import LladaError
 from .fallback import FALLBACKS
 from .loading import BACKENDS, DEFAULT_GROUP_SIZE, DTYPES, GIB, GROUP_SIZES
 from .machine import available_memory, cpu_info
-from .method import PRESETS
+from .method import BLOCK_CAUSAL_PRESETS, PRESETS
 from .model import DEMO, LLaDAForCausalLM
 from .result import GenerationResult
 from .selectors import NAMES as SELECTORS
@@ -222,7 +222,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-k", type=int, metavar="K", help="draw among the K most likely tokens (default: all)")
     generate.add_argument("--top-p", type=float, metavar="P", help="draw among the fewest tokens with mass P (default: 1)")
     generate.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1, seen tokens become less likely")
-    generate.add_argument("--preset", choices=PRESETS, help="a tested bundle of early stop, selector and cache (default: reference, exact)")
+    generate.add_argument("--preset", choices=list(PRESETS | BLOCK_CAUSAL_PRESETS), help="a tested bundle of early stop, selector and "
+                          "cache (default: reference, exact); quality and speed are those of LLaDA2.1")
     generate.add_argument("--early-stop", action=argparse.BooleanOptionalAction, help="a prompt ends with its answer, not with its canvas")
     generate.add_argument("--selector", metavar="NAME", help="which predictions a pass keeps, like threshold:tau=0.8; of "
                           + ", ".join(SELECTORS))

@@ -32,6 +32,8 @@ class ModelConfig:
         Of a mixture of experts, 0 without.
     dense_layers : tuple of int
         Layers of a mixture, ascending, that have an MLP of `mlp_hidden_size` all the same.
+    attention_block : int
+        A row sees its own block of so many positions, counted from the start of the sequence, and those before it; 0: it sees all.
     """
 
     n_layers: int
@@ -54,6 +56,7 @@ class ModelConfig:
     experts_per_token: int = 0
     expert_hidden_size: int = 0
     dense_layers: tuple[int, ...] = ()
+    attention_block: int = 0
 
     @property
     def head_dim(self) -> int:

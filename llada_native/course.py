@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backend import Backend, Cache
-from .caching import NEVER, Held, View
+from .caching import NEVER, Committed, Held, View
 from .canvas import Canvas, transfer_quotas
 from .denoiser import NOWHERE, Pass, Prediction
 from .editors import Turn
@@ -71,6 +71,7 @@ class Course:
         self._bound: tuple[int, Sequence[Cache]] = 0, ()
         self._rows: Index | None = None  # of the last pass asked for
         self._renews = True
+        self._ahead = NOWHERE  # rows of the last pass asked for, where it only fills the caches
         self._measuring = self.method.canvas.grows  # the length of the answer is not settled yet
         self._window: Index | None = None
         self._enter(0)
@@ -96,6 +97,9 @@ class Course:
         masks = NOWHERE if self._measuring else c.masked(0, reach)
         looked = self._looked(masks)
         start, caches = self._bound
+        if len(ahead := self._prefill()):
+            self._rows = ahead
+            return Pass(ahead, NOWHERE, self._caches(), window=self._window)
         if method.cache.keeps:
             wanted = masks if method.canvas.grows or not len(looked) else np.union1d(masks, looked)
             caches, self._rows = self._caches(), self._cached_rows(wanted, reach)
@@ -122,7 +126,7 @@ class Course:
         if self.method.cache.keeps:
             self._held.note(self.canvas.ids, self._window if self._rows is None else self._rows, self._renews)
         self._renew = commit.doubted
-        if commit.doubted:
+        if commit.doubted or len(self._ahead):
             return
         if self._measuring:
             self._measure(commit)
@@ -160,9 +164,9 @@ class Course:
     def _enter(self, block: int) -> None:
         c, o = self.canvas, self.canvas.options
         self.block, self._step = block, 0
-        self.begin = c.prompt_length + block * o.block_length
-        self.end = min(self.begin + o.block_length, len(c.ids))
-        shares = transfer_quotas(len(c.masked(self.begin, self.end)), o.steps_per_block)
+        self.begin, self.end = self.method.canvas.bounds(c, block)
+        masks = len(c.masked(self.begin, self.end))
+        shares = transfer_quotas(self.method.canvas.shared(masks, o.block_length), o.steps_per_block)
         self._steps = sum(share > 0 for share in shares)  # steps without a share are none
         self._quotas = self.method.editor.quotas(shares[:self._steps])
         self._edits: Any = self.method.editor.memory()
@@ -286,7 +290,7 @@ class Course:
             position = policy.doubtful(found, chosen, self.begin, self.end)
             if position is not None:
                 self._grow(position, room)
-                self.end = min(self.begin + self.canvas.options.block_length, len(self.canvas.ids))
+                self.begin, self.end = policy.bounds(self.canvas, self.block)
 
     def _grow(self, position: int, count: int) -> None:
         self.canvas.grow(position, count)
@@ -315,11 +319,19 @@ class Course:
         lost = np.setdiff1d(np.arange(len(self.canvas.ids)), now[:common])
         self._held.tokens[lost] = self._held.age[lost] = NEVER
 
+    def _view(self, wanted: Index, reach: int) -> View:
+        return View(self.canvas.ids, self.begin, reach, wanted, self.canvas.prompt_length, self.backend.config.attention_block)
+
+    def _prefill(self) -> Index:
+        cache = self.method.cache
+        self._ahead = cache.ahead(self._view(NOWHERE, self.end), self._held) if isinstance(cache, Committed) else NOWHERE
+        return self._ahead
+
     def _cached_rows(self, wanted: Index, reach: int) -> Index | None:
         self._renews = True
         if self._renew or self._measuring or not self._held.passes:
             return None
-        view = View(self.canvas.ids, self.begin, reach, wanted, self.canvas.prompt_length)
+        view = self._view(wanted, reach)
         rows = self.method.cache.rows(view, self._held)
         self._renews = self.method.cache.renews(view, self._held)
         if rows is None:

@@ -173,8 +173,8 @@ class Request:
             start = int(slots[0])
             if int(slots[-1]) - start == len(slots) - 1:
                 slots = None  # no gaps
-        if window is None:
-            places = None
+        if window is None or int(window[-1]) == len(window) - 1:
+            places = None  # the slots
         if not len(part.twins):
             return cls(tokens, wanted, start, cache, slots, places)
 

@@ -43,6 +43,8 @@ class Generation:
                  seed: Any, whole: bool = False) -> None:
         self.model, self.prompts, self.options, self.answers, self.whole = model, prompts, options, answers, whole
         self.seed = checked_seed(seed, len(prompts))
+        # An answer may be longer than was asked for, where it completes a block.
+        self.kept = None if whole or options[0].canvas.grows else options[0].gen_length
         for i, (prompt, o) in enumerate(zip(prompts, options, strict=True)):
             if not o.method.exact and o.mask_id in prompt:
                 raise ValueError(f"prompts[{i}]: expected no mask token, for only selector='quota' without another cache, canvas or editor "
@@ -98,6 +100,7 @@ class Generation:
     def _settled(self, answer: IntArray) -> str:
         """The text of an answer up to its first mask or end token."""
         mask_id = self.options[0].mask_id
+        answer = answer[:self.kept]
         masks = np.flatnonzero(answer == mask_id)
         if not len(masks) or np.isin(answer[:masks[0]], self._ends).any():
             return self._text(answer)
@@ -105,6 +108,7 @@ class Generation:
 
     def _text(self, answer: IntArray) -> str:
         """The text of an answer up to its first end token, without its masks."""
+        answer = answer[:self.kept]
         ends, tokenizer = np.flatnonzero(np.isin(answer, self._ends)), self.model.tokenizer
         answer = answer[:ends[0]] if len(ends) else answer
         return tokenizer.decode(answer[answer != self.options[0].mask_id]) if tokenizer else ""
@@ -117,18 +121,19 @@ class Generation:
         reasons, texts, lengths = [], [], []
         backend = run.denoiser.backend
         for c in run.canvases:
-            ends = np.flatnonzero(np.isin(c.answer, self._ends))
-            answer = c.answer[:ends[0]] if len(ends) else c.answer
-            reasons.append("cancelled" if cancelled and c.mask_id in c.answer else "stop" if len(ends) else "length")
+            whole = c.answer[:self.kept]
+            ends = np.flatnonzero(np.isin(whole, self._ends))
+            answer = whole[:ends[0]] if len(ends) else whole
+            reasons.append("cancelled" if cancelled and c.mask_id in whole else "stop" if len(ends) else "length")
             lengths.append(int(np.count_nonzero(answer != c.mask_id)))
             texts.append(_notice(backend) + self._text(c.answer))
         return GenerationResult(
             text=texts,
-            sequences=[c.ids for c in run.canvases],
+            sequences=[c.ids[:c.prompt_length + len(c.answer[:self.kept])] for c in run.canvases],
             prompt_lengths=[c.prompt_length for c in run.canvases],
             finish_reason=reasons,
-            commit_step=[c.commit_step for c in run.canvases],
-            confidence=[c.confidence for c in run.canvases],
+            commit_step=[c.commit_step[:self.kept] for c in run.canvases],
+            confidence=[c.confidence[:self.kept] for c in run.canvases],
             answer_lengths=lengths,
             n_forward=run.denoiser.n_forward,
             rows_computed=run.denoiser.rows_computed,
@@ -149,9 +154,17 @@ def prepared(model: LLaDAForCausalLM, prompts: Any, attention_mask: Any, chat: b
         raise ValueError(f"constraints: with canvas={resolved.canvas!r} positions change while the answer grows, expected none")
     model._check_length("prompts", max(len(ids) for ids in encoded), 1 if resolved.canvas.grows else resolved.gen_length)
     answers = fixed_answers(constraints, len(encoded), resolved, model.tokenizer, vocabulary)
+    if model.config.attention_block:  # the last block is whole: its rows see each other
+        answers = [_completed(ids, answer, resolved) for ids, answer in zip(encoded, answers, strict=True)]
     if resolved.canvas.grows:  # it begins with what there is room for
         answers = [answer[:model.max_tokens - len(ids)] for ids, answer in zip(encoded, answers, strict=True)]
     return Generation(model, encoded, [resolved] * len(encoded), answers, seed)
+
+
+def _completed(prompt: IntArray, answer: IntArray, options: GenerationOptions) -> IntArray:
+    """An answer with masks up to the end of its last block."""
+    missing = -(len(prompt) + len(answer)) % options.block_length
+    return np.concatenate([answer, np.full(missing, options.mask_id, np.int32)])
 
 
 def prepared_infill(model: LLaDAForCausalLM, texts: Any, prompt: Any, chat: bool | str, seed: Any,
@@ -167,11 +180,9 @@ def prepared_infill(model: LLaDAForCausalLM, texts: Any, prompt: Any, chat: bool
     if Method.resolve({"canvas": given.get("canvas", "blocks")}).canvas.grows:
         raise ValueError("canvas: the text to fill is the canvas, and does not grow")
     steps, vocabulary = given.pop("max_steps", None), model.config.vocabulary
-    one = {"gen_length": 1, "block_length": 1}
-    mask_id = GenerationOptions.resolve({**given, **one}, model._defaults, vocabulary).mask_id
+    mask_id = GenerationOptions.resolve({**given, **_lengths(model, 1, None, 1)}, model._defaults, vocabulary).mask_id
     answers = infill_texts(texts, mask_id, model.tokenizer, vocabulary)
-    resolved = [GenerationOptions.resolve({**given, "gen_length": len(a), "block_length": len(a),
-                                           "max_steps": int(np.count_nonzero(a == mask_id)) if steps is None else steps},
+    resolved = [GenerationOptions.resolve({**given, **_lengths(model, len(a), steps, int(np.count_nonzero(a == mask_id)))},
                                           model._defaults, vocabulary) for a in answers]
     before = [np.empty(0, np.int32)] if prompt is None else encode_prompts(prompt, None, chat, model.tokenizer, vocabulary)
     if len(before) != 1:
@@ -179,6 +190,13 @@ def prepared_infill(model: LLaDAForCausalLM, texts: Any, prompt: Any, chat: bool
     for i, answer in enumerate(answers):
         model._check_length(f"texts[{i}]", len(before[0]), len(answer), "a text of")
     return Generation(model, before * len(answers), resolved, answers, seed, whole=True)
+
+
+def _lengths(model: LLaDAForCausalLM, text: int, steps: int | None, masks: int) -> dict[str, Any]:
+    """Of a text to fill: one block and a step a mask, but where a model has blocks of its own."""
+    if model.config.attention_block:
+        return {"gen_length": text} if steps is None else {"gen_length": text, "max_steps": steps}
+    return {"gen_length": text, "block_length": text, "max_steps": masks if steps is None else steps}
 
 
 def _notice(backend: Backend) -> str:

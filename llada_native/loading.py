@@ -145,4 +145,4 @@ def token_defaults(config: ModelConfig, tokenizer: Tokenizer | None, folder: Pat
         if eot is not None and eot >= config.vocabulary:
             raise ModelFormatError(f"{folder / 'tokenizer_config.json'}: {EOT}: expected a token id from 0 to {config.vocabulary - 1}, "
                                    f"found {eot}")
-    return {"mask_id": config.mask_token_id, "eos_id": config.eos_token_id, "eot_id": eot}
+    return {"mask_id": config.mask_token_id, "eos_id": config.eos_token_id, "eot_id": eot, "attention_block": config.attention_block}

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import checks, specs
 from .caching import NAMES as CACHES
-from .caching import CachePolicy, Delayed
+from .caching import CachePolicy, Committed, Delayed, NoCache
 from .denoiser import WANTS
 from .editors import NAMES as EDITORS
-from .editors import NoEditor, Remask, Wino
+from .editors import NoEditor, Remask, TokenEdit, Wino
 from .selectors import NAMES as SELECTORS
 from .selectors import Credit, Klass, Quota, Selector, Threshold
 from .windows import NAMES as CANVASES
-from .windows import Blocks, Grow, LookAhead
+from .windows import Blocks, CausalBlocks, Grow, LookAhead
 
 if TYPE_CHECKING:
     from .options import GenerationOptions
@@ -25,6 +25,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {"selector": Threshold(0.97), "early_stop": True},
     "fast": {"selector": Threshold(0.9), "cache": Delayed(refresh_every=8, doubt=0.9, prompt_every=32), "early_stop": True},
 }
+# Of block-causal models. "quality" and "speed" are those of LLaDA2.1 (arXiv:2602.08676), which was trained to edit.
+BLOCK_CAUSAL_PRESETS: dict[str, dict[str, Any]] = {
+    "reference": {},
+    "quality": {"selector": Threshold(0.7, strict=True), "editor": TokenEdit(0.5)},
+    "speed": {"selector": Threshold(0.5, strict=True), "editor": TokenEdit(0.0)},
+}
+
+
+def block_causal(attention_block: int, eos_id: int | None) -> dict[str, Any]:
+    """The reference sampler of block-causal models: LLaDA2.0's `generate` (arXiv:2512.15745)."""
+    return {"selector": Threshold(0.95, strict=True), "cache": Committed(), "canvas": CausalBlocks(attention_block),
+            "early_stop": eos_id is not None}
 
 
 @dataclass(frozen=True)
@@ -75,8 +87,9 @@ class Method:
         """Whether what is written is what the reference sampler writes."""
         return isinstance(self.selector, Quota) and not self.cache.keeps and type(self.canvas) is Blocks and not self.editor.edits
 
-    def check(self, options: GenerationOptions, vocabulary: int) -> None:
-        """Raises ValueError where options and parts contradict each other."""
+    def check(self, options: GenerationOptions, vocabulary: int, attention_block: int = 0) -> None:
+        """Raises ValueError where options, parts and a model of such blocks contradict each other."""
+        self._check_attention(attention_block)
         quota, selector, editor, canvas = isinstance(self.selector, Quota), self.selector, self.editor, self.canvas
         if not quota and options.remasking != "low_confidence":
             raise ValueError(f"remasking: {options.remasking!r} is an order for selector='quota'; {selector!r} has one of its own")
@@ -109,6 +122,24 @@ class Method:
                                  "confidence_eos_eot_inf, and no suppress_tokens with it")
             if editor.edits:
                 raise ValueError(f"editor: {editor!r} works on a block as it stands, and with canvas={canvas!r} blocks change")
+
+
+    def _check_attention(self, attention_block: int) -> None:
+        """A block-causal model has a canvas and a cache of its own."""
+        if not attention_block:
+            for option, value in (("canvas", self.canvas), ("cache", self.cache)):
+                if isinstance(value, CausalBlocks | Committed):
+                    raise ValueError(f"{option}: {value!r} is for block-causal models, and here every row sees the whole canvas; expected "
+                                     "another")
+            return
+        has = f"the model is block-causal, with blocks of {attention_block} from the start of the prompt"
+        if self.canvas != CausalBlocks(attention_block):
+            raise ValueError(f"canvas: {has}; expected none or {CausalBlocks(attention_block)!r}, found {self.canvas!r}")
+        if not isinstance(self.cache, Committed | NoCache):
+            raise ValueError(f"cache: {has}, whose keys do not change once they are finished; expected 'committed' or 'none', found "
+                             f"{self.cache!r}")
+        if isinstance(self.editor, Wino):
+            raise ValueError(f"editor: {has}, and {self.editor!r} needs rows that see the whole canvas; expected another")
 
 
 def named_part(option: str, value: Any, known: Mapping[str, type[Any]], base: type[Any]) -> Any:

@@ -12,7 +12,7 @@ from ._sampler import REMASKING
 from .backend import CACHE_DTYPES
 from .caching import CachePolicy
 from .editors import NoEditor
-from .method import PRESETS, Method
+from .method import BLOCK_CAUSAL_PRESETS, PRESETS, Method, block_causal
 from .selectors import Selector
 from .windows import Blocks, Grow
 
@@ -39,7 +39,8 @@ class GenerationOptions:
         Tokens of the canvas; a multiple of block_length. "auto" is canvas="grow": the canvas starts short and grows to what the answer
         needs.
     block_length : int
-        Tokens of a block. Blocks are filled from left to right.
+        Tokens of a block. Blocks are filled from left to right. Of block-causal models: the model's own, and gen_length need not be a
+        multiple.
     temperature : float
         0 is deterministic. Above it, float64 Gumbel noise draws from softmax(logits / temperature).
     cfg_scale : float
@@ -65,11 +66,13 @@ class GenerationOptions:
     suppress_tokens : tuple of int
         Tokens that are never drawn.
     preset : {"reference", "balanced", "fast"}
-        A tested bundle of selector, cache and early_stop; what is given beside it wins.
+        A tested bundle of selector, cache and early_stop; what is given beside it wins. Of block-causal models: "reference", and those of
+        LLaDA2.1, "quality" and "speed".
     selector : Selector, or its name with parameters, like "threshold:tau=0.9"
         Which predictions a forward pass keeps. "quota": as many as the schedule says, in the order of `remasking`.
     cache : CachePolicy, or its name with parameters, like "delayed:refresh_every=8"
-        Which rows a forward pass computes. "none": all of them, which is exact.
+        Which rows a forward pass computes. "none": all of them, which is exact. "committed", the default of block-causal models: those of
+        the block that is being filled, which is exact too.
     canvas : Blocks, SuffixWindow, LookAhead or Grow, or its name with parameters, like "suffix_window:length=128"
         Which positions are there while a block is filled. "blocks": all.
     editor : TokenEdit, Remask or Wino, or its name with parameters, like "token_edit:tau=0.9"
@@ -152,8 +155,9 @@ class GenerationOptions:
             A value out of range, or lengths that do not divide.
         """
         values = named(given)
-        preset = checks.one_of("preset", values.get("preset", "reference"), PRESETS)
-        brought = {name: part for name, part in PRESETS[preset].items() if name not in values}
+        known = BLOCK_CAUSAL_PRESETS if defaults.get("attention_block") else PRESETS
+        preset = checks.one_of("preset", values.get("preset", "reference"), known)
+        brought = {name: part for name, part in known[preset].items() if name not in values}
         try:
             return cls._resolve({**brought, **values}, preset, defaults, vocabulary)
         except ValueError as error:
@@ -164,6 +168,10 @@ class GenerationOptions:
 
     @classmethod
     def _resolve(cls, values: dict[str, Any], preset: str, defaults: Mapping[str, Any], vocabulary: int) -> GenerationOptions:
+        attention_block = defaults.get("attention_block", 0)
+        if attention_block:
+            eos_id = values.get("eos_id", defaults.get("eos_id"))
+            values = {**block_causal(attention_block, eos_id), **values}
         auto = isinstance(values.get("gen_length"), str)
         if auto:
             if values["gen_length"] != "auto":
@@ -220,7 +228,7 @@ class GenerationOptions:
             cache_dtype=checks.one_of("cache_dtype", values.get("cache_dtype", "float32"), CACHE_DTYPES),  # type: ignore[arg-type]
             early_stop=method.early_stop,
         )
-        method.check(options, vocabulary)
+        method.check(options, vocabulary, attention_block)
         return options
 
 
@@ -265,6 +273,8 @@ def named(given: Mapping[str, Any]) -> dict[str, Any]:
 def _lengths(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[int, int, int]:
     """gen_length, block_length and max_steps, which divide each other."""
     gen_length = checks.whole_number("gen_length", values.get("gen_length", defaults.get("gen_length", DEFAULT_GEN_LENGTH)))
+    if attention_block := defaults.get("attention_block", 0):
+        return _causal_lengths(values, gen_length, attention_block)
     longest = min(gen_length, defaults.get("block_length", DEFAULT_BLOCK_LENGTH))
     block_default = next(b for b in range(longest, 0, -1) if gen_length % b == 0)
     block_length = checks.whole_number("block_length", values.get("block_length", block_default))
@@ -278,6 +288,19 @@ def _lengths(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[in
         would = f"{down} or {up}" if down else str(up)
         raise ValueError(f"max_steps: expected a multiple of the number of blocks ({blocks} = gen_length {gen_length} / block_length "
                          f"{block_length}), found {max_steps}; {would} would do")
+    return gen_length, block_length, max_steps
+
+
+def _causal_lengths(values: Mapping[str, Any], gen_length: int, attention_block: int) -> tuple[int, int, int]:
+    """Those of a block-causal model. Its blocks do not begin where the prompt ends, so gen_length need not be whole blocks."""
+    block_length = checks.whole_number("block_length", values.get("block_length", attention_block))
+    if block_length != attention_block:
+        raise ValueError(f"block_length: expected that of the model's attention ({attention_block}), found {block_length}")
+    blocks = -(-gen_length // block_length)
+    max_steps = checks.whole_number("max_steps", values.get("max_steps", blocks * block_length))
+    if max_steps % blocks:
+        raise ValueError(f"max_steps: expected a multiple of the number of blocks ({blocks} = gen_length {gen_length} / block_length "
+                         f"{block_length}, rounded up), found {max_steps}")
     return gen_length, block_length, max_steps
 
 

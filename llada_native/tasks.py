@@ -193,6 +193,9 @@ class InferTask:
         """Options completed by a model and end tokens; nothing of the task changes."""
         if self._model not in (None, model):
             raise ValueError(f"task {self.id!r} belongs to another model")
+        if model.config.attention_block:
+            raise ValueError(f"task {self.id!r}: expected a model whose rows see the whole canvas, found a block-causal one; generate and "
+                             "stream run it")
         vocabulary, name = model.config.vocabulary, f"task {self.id!r}: "
         token_rows([self.tokens], None, vocabulary, name + "tokens")
         options = GenerationOptions.resolve({**self._given, "max_steps": self.gen_length}, model._defaults, vocabulary)

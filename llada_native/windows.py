@@ -23,6 +23,15 @@ class Blocks:
 
     grows: ClassVar[bool] = False
 
+    def bounds(self, canvas: Canvas, block: int) -> tuple[int, int]:
+        """Where a block lies."""
+        begin, length = canvas.prompt_length + block * canvas.options.block_length, canvas.options.block_length
+        return begin, min(begin + length, len(canvas.ids))
+
+    def shared(self, masks: int, length: int) -> int:
+        """Tokens that the steps of a block share, of which `masks` are masks."""
+        return masks
+
     def window(self, canvas: Canvas, block: int, end: int) -> Index | None:
         """The positions that exist while a block is filled that ends at `end`, ascending; None: all."""
         return None
@@ -30,6 +39,41 @@ class Blocks:
     def reach(self, canvas: Canvas, begin: int, end: int) -> int:
         """The end of the last block that is filled beside the one at [begin, end)."""
         return end
+
+
+@dataclass(frozen=True)
+class CausalBlocks(Blocks):
+    """The canvas of block-causal models: what follows the block that is being filled is not there.
+
+    Blocks count from the start of the prompt, so the first one may begin with the end of the prompt, and has fewer masks. Its steps
+    reveal no fewer tokens for that than those of other blocks.
+
+    It is the canvas of models with an `attention_block`, and of no others.
+
+    Parameters
+    ----------
+    length : int
+        Positions of a block, those of the model's.
+
+    References
+    ----------
+    LLaDA2.0, arXiv:2512.15745; inclusionAI/LLaDA2.0-mini, `generate`.
+    """
+
+    length: int = 32
+
+    def __post_init__(self) -> None:
+        checks.whole_number("length", self.length)
+
+    def bounds(self, canvas: Canvas, block: int) -> tuple[int, int]:
+        begin = (canvas.prompt_length // self.length + block) * self.length
+        return max(begin, canvas.prompt_length), min(begin + self.length, len(canvas.ids))
+
+    def shared(self, masks: int, length: int) -> int:
+        return self.length
+
+    def window(self, canvas: Canvas, block: int, end: int) -> Index:
+        return np.arange(end)
 
 
 @dataclass(frozen=True)
@@ -166,4 +210,5 @@ class Grow(Blocks):
         return int(found.positions[left[found.probability[left].argmin()]]) if len(left) else None
 
 
-NAMES: dict[str, type[Blocks]] = {"blocks": Blocks, "suffix_window": SuffixWindow, "look_ahead": LookAhead, "grow": Grow}
+NAMES: dict[str, type[Blocks]] = {"blocks": Blocks, "causal_blocks": CausalBlocks, "suffix_window": SuffixWindow, "look_ahead": LookAhead,
+                                  "grow": Grow}

@@ -513,7 +513,7 @@ def test_a_preset_that_stands_in_the_way_is_named(model, options):
     ({"selector": 0.9}, TypeError, "selector: expected one of 'quota', 'threshold'.* or an object with wants"),
     ({"selector": AboveHalf}, TypeError, r"AboveHalf\(\) makes one"),
     ({"cache": Spans}, TypeError, r"Spans\(\) makes one"),
-    ({"cache": AboveHalf()}, TypeError, "cache: expected one of 'none', 'prefix', 'dual', 'delayed' or an object with keeps, wants,"),
+    ({"cache": AboveHalf()}, TypeError, "cache: expected one of 'none', 'prefix', 'dual', 'delayed', 'committed' or an object with keeps, wants,"),
     ({"early_stop": 1}, TypeError, "early_stop: expected True or False"),
     ({"selector": AboveHalf(), "remasking": "entropy"}, ValueError, "remasking: 'entropy' is an order for selector='quota'"),
     ({"selector": AboveHalf(), "suppress_tokens": [i for i in range(64) if i != MASK]}, ValueError, "found all but the mask token"),
