@@ -46,6 +46,7 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         void (*gemm_f32)(const FloatTile&) noexcept
         int64_t (*multiply_add)(int64_t, float*) noexcept
         void (*gemm_u4)(const QuantizedTile&) noexcept
+        void (*gemm_packed_u4)(const QuantizedTile&) noexcept
         void (*gemm_u8)(const QuantizedTile&) noexcept
         void (*unpack_u4)(const uint8_t*, uint8_t*, size_t) noexcept
         void (*quantize_q8)(const float*, int8_t*, float*, int32_t*, ptrdiff_t, int, int) noexcept

@@ -493,11 +493,13 @@ cdef class Kernels:
 
     def gemm_quantized(self, int bits, const int8_t[:, ::1] x, const float[:, ::1] x_scales, const int32_t[:, ::1] x_sums,
                        const uint8_t[:, :, ::1] w, const float[:, ::1] w_scales, float[:, ::1] c, bint accumulate=False):
-        """x [rows, depth], x_scales and x_sums [groups, rows], w [depth / 4, panel, 4], w_scales [groups, panel], c [rows, panel]"""
+        """x [rows, depth], x_scales and x_sums [groups, rows], w [depth / 4, panel, 4] or, of 4 bits and packed, [depth / 8, panel, 4],
+        w_scales [groups, panel], c [rows, panel]"""
         cdef int groups = x_scales.shape[0], panel = self.table.panel
+        cdef bint packed = bits == 4 and w.shape[0] == x.shape[1] // 8
         if (x_scales.shape[1] != x.shape[0] or (x_sums.shape[0], x_sums.shape[1]) != (groups, x.shape[0])
                 or groups * (x.shape[1] // groups) != x.shape[1] or x.shape[1] // groups not in (32, 64, 128)
-                or (w.shape[0], w.shape[1], w.shape[2]) != (x.shape[1] // 4, panel, 4)
+                or (w.shape[0], w.shape[1], w.shape[2]) != (x.shape[1] // (8 if packed else 4), panel, 4)
                 or (w_scales.shape[0], w_scales.shape[1]) != (groups, panel) or (c.shape[0], c.shape[1]) != (x.shape[0], panel)):
             raise ValueError("gemm_quantized: shapes that do not fit each other")
         cdef cpp.QuantizedTile tile
@@ -505,7 +507,7 @@ cdef class Kernels:
         tile.x_group_stride, tile.w, tile.w_scales = x_scales.shape[1], &w[0, 0, 0], &w_scales[0, 0]
         tile.c, tile.c_stride, tile.rows, tile.accumulate = &c[0, 0], c.shape[1], x.shape[0], accumulate
         tile.groups, tile.group = x_scales.shape[0], x.shape[1] // x_scales.shape[0]
-        (self.table.gemm_u4 if bits == 4 else self.table.gemm_u8)(tile)
+        (self.table.gemm_packed_u4 if packed else self.table.gemm_u4 if bits == 4 else self.table.gemm_u8)(tile)
 
     def extremes(self, const float[::1] x):
         """The largest of x, its lowest index, the second largest, whether there is a NaN."""

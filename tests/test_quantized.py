@@ -76,6 +76,21 @@ def test_scales_and_groups(isa, bits):
     assert error.max() < 1, np.unravel_index(error.argmax(), error.shape)
 
 
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("fill", ["random", "extremes"])
+def test_weights_that_are_still_packed(isa, group, fill):
+    """The bits of unpacked ones."""
+    kernels, rng = _native.Kernels(isa), np.random.default_rng(6)
+    for rows in range(1, 15):
+        x, w = operands(kernels, 4, rows, 3, group, fill, rows)
+        x_scales, w_scales = rng.uniform(0.01, 2, (3, rows)).astype(np.float32), rng.normal(size=(3, kernels.panel)).astype(np.float32)
+        sums, packed = group_sums(x, group), w[0::2] | w[1::2] << 4
+        c, wanted = (np.full((rows, kernels.panel), 5, np.float32) for _ in range(2))
+        kernels.gemm_quantized(4, x, x_scales, sums, packed, w_scales, c, True)
+        kernels.gemm_quantized(4, x, x_scales, sums, w, w_scales, wanted, True)
+        assert c.tobytes() == wanted.tobytes()
+
+
 def test_a_row_does_not_depend_on_the_others(isa):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(2)
     x, w = operands(kernels, 4, 29, 2, 64)

@@ -35,7 +35,34 @@ struct Dot {
     }
   }
 };
-using Dot4 = Dot<8>;
+
+// The same of weights that are still two a byte, [depth / 8][panel][4]: what unpacking costs hides behind the products. With few rows
+// the low and the high nibbles have chains of their own, or the latency of vpdpbusd would be waited for; integer sums are exact.
+struct Dot4 : Dot<8> {
+  static constexpr bool kUnpacks = true;
+  template <int Rows, int Vectors>
+  static void run_packed(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    constexpr bool kSplit = Rows <= 3;
+    Sum high_sums[Rows][Vectors];
+    for (int r = 0; r < Rows && kSplit; ++r)
+      for (int j = 0; j < Vectors; ++j) high_sums[r][j] = splat(0);
+    for (int k = 0; k < depth; k += 8, w += kVectorBytes * Vectors) {
+      IntVec low[Vectors], high[Vectors];
+      for (int j = 0; j < Vectors; ++j) {
+        const IntVec pair = load_bytes(w + kVectorBytes * j);
+        low[j] = low_nibbles(pair);
+        high[j] = high_nibbles(pair);
+      }
+      for (int r = 0; r < Rows; ++r) {
+        const IntVec quad = broadcast_bytes(x + r * x_stride + k), next = broadcast_bytes(x + r * x_stride + k + 4);
+        for (int j = 0; j < Vectors; ++j) add_dot(sums[r][j], low[j], quad);
+        for (int j = 0; j < Vectors; ++j) add_dot(kSplit ? high_sums[r][j] : sums[r][j], high[j], next);
+      }
+    }
+    for (int r = 0; r < Rows && kSplit; ++r)
+      for (int j = 0; j < Vectors; ++j) sums[r][j] = add32(sums[r][j], high_sums[r][j]);
+  }
+};
 using Dot8 = Dot<128>;
 
 #else
@@ -43,6 +70,7 @@ using Dot8 = Dot<128>;
 // vpmaddubsw adds two products into int16. With 4-bit weights a pair is at most 2 * 15 * 127 = 3810, so eight pairs fit before
 // vpmaddwd widens them.
 struct Dot4 {
+  static constexpr bool kUnpacks = true;
   using Sum = IntVec;
   static Sum start(int32_t x_sum) { return splat(-8 * x_sum); }
   template <int Rows, int Vectors>
@@ -61,6 +89,29 @@ LLADA_UNROLL(8)
             } else {
               add_pair_products(pairs[r][j], weight[j], quad);
             }
+          }
+        }
+      }
+      for (int r = 0; r < Rows; ++r)
+        for (int j = 0; j < Vectors; ++j) sums[r][j] = add32(sums[r][j], widen_pairs(pairs[r][j]));
+    }
+  }
+  template <int Rows, int Vectors>
+  static void run_packed(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+    for (int begin = 0; begin < depth; begin += 32) {
+      IntVec pairs[Rows][Vectors];
+LLADA_UNROLL(4)
+      for (int i = 0; i < 4; ++i, w += kVectorBytes * Vectors) {
+        for (int j = 0; j < Vectors; ++j) {
+          const IntVec both = load_bytes(w + kVectorBytes * j), low = low_nibbles(both), high = high_nibbles(both);
+          for (int r = 0; r < Rows; ++r) {
+            const int8_t* at = x + r * x_stride + begin + 8 * i;
+            if (i == 0) {
+              pairs[r][j] = pair_products(low, broadcast_bytes(at));
+            } else {
+              add_pair_products(pairs[r][j], low, broadcast_bytes(at));
+            }
+            add_pair_products(pairs[r][j], high, broadcast_bytes(at + 4));
           }
         }
       }

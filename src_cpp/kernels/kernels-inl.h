@@ -93,7 +93,7 @@ void for_each_row_tile(int rows, const Ahead& ahead, const F& f) {
   for (int t = 0; t < tiles; ++t) {
     const int first = rows * t / tiles;
     const ptrdiff_t begin = ahead.bytes * t / tiles;
-    const Ahead share = {ahead.data + begin, ahead.bytes * (t + 1) / tiles - begin};
+    const Ahead share = {ahead.data + begin, ahead.bytes * (t + 1) / tiles - begin, t == 0 ? ahead.scales : nullptr};
     RowTile<Most>::call([&](auto count, int at) { f(count, at, share); }, first, rows * (t + 1) / tiles - first);
   }
 }

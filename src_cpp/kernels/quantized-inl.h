@@ -6,10 +6,21 @@
 
 namespace {
 
+using llada::kMaxGroup;
 using llada::QuantizedTile;
 
-// Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
-template <class Dot, int Rows>
+// Eight depths of a channel in four bytes: the low nibbles are the first four.
+void unpack_u4(const uint8_t* packed, uint8_t* out, size_t bytes) {
+  constexpr size_t kRow = kPanel * 4;  // four depths of a panel
+  for (size_t i = 0; i < bytes; i += kRow, packed += kRow, out += 2 * kRow)
+    for (size_t j = 0; j < kRow; ++j) {
+      out[j] = packed[j] & 15;
+      out[kRow + j] = packed[j] >> 4;
+    }
+}
+
+// Rows x one panel, whose weights are one a byte, or packed as they are stored. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
+template <class Dot, bool Packed, int Rows>
 void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   constexpr int kVectors = Tiling::kVectors;
   const int8_t* x = t.x + first * t.x_stride;
@@ -22,12 +33,21 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     for (int j = 0; j < kVectors; ++j) total[r][j] = t.accumulate ? load(c + r * t.c_stride + j * Vec::kLanes) : zero();
   for (int g = 0; g < t.groups; ++g) {
     for (ptrdiff_t i = ahead.bytes * g / t.groups; i < ahead.bytes * (g + 1) / t.groups; i += kLine) prefetch(ahead.data + i);
+    for (int i = 0; ahead.scales && i < kPanel; i += kLine / 4) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
     typename Dot::Sum sums[Rows][kVectors];
     for (int r = 0; r < Rows; ++r) {
       const typename Dot::Sum start = Dot::start(x_sums[r]);
       for (int j = 0; j < kVectors; ++j) sums[r][j] = start;
     }
-    Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
+    if constexpr (!Packed) {
+      Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
+    } else if constexpr (Dot::kUnpacks) {
+      Dot::template run_packed<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
+    } else {
+      uint8_t unpacked[kMaxGroup * kPanel];
+      unpack_u4(w, unpacked, static_cast<size_t>(t.group) * kPanel / 2);
+      Dot::template run<Rows, kVectors>(x, t.x_stride, unpacked, t.group, sums);
+    }
     Vec w_scale[kVectors];
     for (int j = 0; j < kVectors; ++j) w_scale[j] = load(t.w_scales + g * kPanel + j * Vec::kLanes);
     for (int r = 0; r < Rows; ++r) {
@@ -35,7 +55,7 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
       for (int j = 0; j < kVectors; ++j) total[r][j] = fma(to_float(sums[r][j]), mul(x_scale, w_scale[j]), total[r][j]);
     }
     x += t.group;
-    w += t.group * kPanel;
+    w += t.group * kPanel / (Packed ? 2 : 1);
     x_scales += t.x_group_stride;
     x_sums += t.x_group_stride;
   }
@@ -43,20 +63,10 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     for (int j = 0; j < kVectors; ++j) store(c + r * t.c_stride + j * Vec::kLanes, total[r][j]);
 }
 
-template <class Dot>
+template <class Dot, bool Packed = false>
 void gemm_quantized(const QuantizedTile& t) {
   for_each_row_tile<Tiling::kIntRows>(
-      t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) { quantized_tile<Dot, rows.value>(t, first, ahead); });
-}
-
-// Eight depths of a channel in four bytes: the low nibbles are the first four.
-void unpack_u4(const uint8_t* packed, uint8_t* out, size_t bytes) {
-  constexpr size_t kRow = kPanel * 4;  // four depths of a panel
-  for (size_t i = 0; i < bytes; i += kRow, packed += kRow, out += 2 * kRow)
-    for (size_t j = 0; j < kRow; ++j) {
-      out[j] = packed[j] & 15;
-      out[kRow + j] = packed[j] >> 4;
-    }
+      t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) { quantized_tile<Dot, Packed, rows.value>(t, first, ahead); });
 }
 
 // q[n] = round(x / scale), scale = largest |x| of a group / 127. A group that is not finite gets a NaN scale, one of (almost) zeros 0.
@@ -91,7 +101,7 @@ void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdif
 
 // Dot4 and Dot8 of a vec_*.h: sums of products with 4-bit and with 8-bit weights.
 constexpr llada::KernelTable make_table(const char* name) {
-  return {name,       kPanel,      kAttentionRows, gemm_f32,  multiply_add, gemm_quantized<Dot4>, gemm_quantized<Dot8>,
+  return {name,       kPanel,      kAttentionRows, gemm_f32,  multiply_add, gemm_quantized<Dot4>, gemm_quantized<Dot4, true>, gemm_quantized<Dot8>,
           unpack_u4,  quantize_q8, widen_bf16,     widen_f16, narrow_f16,   rms_norm_f32,         rope_f32,
           silu_mul_f32, attention_f32, extremes, softmax_sums};
 }

@@ -48,6 +48,7 @@ struct AttentionTile {
 struct Ahead {
   const char* data = nullptr;
   ptrdiff_t bytes = 0;
+  const float* scales = nullptr;  // [groups][panel] of quantised weights: those of the same block
 };
 
 // One block of a float product: c[rows, panel] = a[rows, depth] . w[depth, panel]
@@ -104,8 +105,10 @@ struct KernelTable {
   // operations done in `rounds`; their results go to sink[kMaxPanel].
   int64_t (*multiply_add)(int64_t rounds, float* sink);
 
-  // 4-bit and 8-bit weights.
+  // 4-bit and 8-bit weights, one a byte; and 4-bit weights as they are stored, [groups * group / 8][panel][4], unpacked for every tile of
+  // rows anew: for few rows.
   void (*gemm_u4)(const QuantizedTile& tile);
+  void (*gemm_packed_u4)(const QuantizedTile& tile);
   void (*gemm_u8)(const QuantizedTile& tile);
 
   // Two weights a byte -> one: [depth / 8][panel][4] -> [depth / 4][panel][4]; the low nibbles are the first four depths.

@@ -66,6 +66,9 @@ inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
 
 inline IntVec splat(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline IntVec load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline IntVec low_nibbles(IntVec a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline IntVec high_nibbles(IntVec a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+inline IntVec add32(IntVec a, IntVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
 
 #ifdef LLADA_VNNI
 
@@ -81,7 +84,6 @@ inline void add_dot(IntVec& sum, IntVec weight, IntVec quad) {
 
 #else
 
-inline IntVec add32(IntVec a, IntVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline IntVec add16(IntVec a, IntVec b) { return {_mm512_add_epi16(a.v, b.v)}; }
 // Two products of an unsigned and a signed byte, added in int16.
 inline IntVec pair_products(IntVec weight, IntVec quad) { return {_mm512_maddubs_epi16(weight.v, quad.v)}; }

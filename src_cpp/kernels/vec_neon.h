@@ -114,7 +114,9 @@ struct Dot {
     }
   }
 };
-using Dot4 = Dot<Codes4>;
+struct Dot4 : Dot<Codes4> {
+  static constexpr bool kUnpacks = false;
+};
 using Dot8 = Dot<Codes8>;
 
 #else
@@ -129,6 +131,7 @@ inline int8x16_t broadcast_bytes(const int8_t* p) {
 // smull and smlal: products of bytes in int16, two channels in each half. A product with a 4-bit weight is at most 15 * 127 = 1905, so
 // eight of them, and eight of the next depth added to those, fit before sadalp widens them: 16 * 1905 = 30480.
 struct Dot4 {
+  static constexpr bool kUnpacks = false;
   using Sum = IntVec;
   static Sum start(int32_t x_sum) { return splat(-Codes4::kZero * x_sum); }
   template <int Rows, int Vectors>

@@ -135,7 +135,9 @@ struct Dot {
             for (int b = 0; b < 4; ++b) sums[r][j].v[i] += x[r * x_stride + k + b] * w[(j * Vec::kLanes + i) * 4 + b];
   }
 };
-using Dot4 = Dot<8>;
+struct Dot4 : Dot<8> {
+  static constexpr bool kUnpacks = false;
+};
 using Dot8 = Dot<128>;
 
 }  // namespace

@@ -25,7 +25,15 @@ struct Scratch {
 };
 static_assert(sizeof(Scratch) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
 
-int64_t depth_block(const Product& p) { return p.weight->format().quantized() ? kQuantizedBlock : kDepthBlock; }
+// Rows of a product whose 4-bit weights are unpacked in registers, by every tile of rows anew, and not into memory for all of them.
+constexpr int64_t kPackedRows = 12;
+
+bool packed(const Product& p) { return p.weight->format().dtype == DType::int4 && p.rows <= kPackedRows; }
+
+int64_t depth_block(const Product& p) {
+  if (packed(p)) return p.weight->depth();
+  return p.weight->format().quantized() ? kQuantizedBlock : kDepthBlock;
+}
 
 int64_t panel_group(const Product& p) {
   const int64_t element = p.weight->format().quantized() ? 1 : static_cast<int64_t>(sizeof(float));
@@ -50,14 +58,15 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   tile.x_scales = quantized.scales(group) + row;
   tile.x_sums = quantized.sums(group) + row;
   tile.x_group_stride = quantized.rows();
-  tile.w = p.weight->quantized_block(panel, k, int64_t{tile.groups} * tile.group, scratch.bytes());
+  tile.w = packed(p) ? p.weight->packed_block(panel, k)
+                     : p.weight->quantized_block(panel, k, int64_t{tile.groups} * tile.group, scratch.bytes());
   tile.w_scales = p.weight->scales(panel, group);
   tile.c = out;
   tile.c_stride = out_stride;
   tile.rows = static_cast<int>(rows);
   tile.accumulate = accumulate;
   tile.ahead = ahead;
-  (p.weight->format().dtype == DType::int4 ? kernels.gemm_u4 : kernels.gemm_u8)(tile);
+  (packed(p) ? kernels.gemm_packed_u4 : p.weight->format().dtype == DType::int4 ? kernels.gemm_u4 : kernels.gemm_u8)(tile);
 }
 
 // The last panel, when it holds fewer channels than a panel: computed in a tile, so that nothing is written past a row of out.
@@ -240,7 +249,8 @@ void Linear::row(int64_t channel, float* out) const {
 Ahead Linear::stored(int64_t panel, int64_t depth_begin, int64_t depth_count) const {
   const int64_t whole = format_.quantized() ? groups_ * format_.group : depth_, begin = panel * whole + depth_begin;
   const int64_t count = std::min(depth_count, whole - depth_begin), line = data_bytes() / (panels_ * whole);
-  return {data_.data() + begin * line, static_cast<ptrdiff_t>(count * line)};
+  return {data_.data() + begin * line, static_cast<ptrdiff_t>(count * line),
+          format_.quantized() ? scales(panel, depth_begin / format_.group) : nullptr};
 }
 
 const float* Linear::block(int64_t panel, int64_t depth_begin, int64_t depth_count, float* scratch) const {
@@ -251,11 +261,14 @@ const float* Linear::block(int64_t panel, int64_t depth_begin, int64_t depth_cou
   return scratch;
 }
 
+const uint8_t* Linear::packed_block(int64_t panel, int64_t depth_begin) const {
+  return reinterpret_cast<const uint8_t*>(data_.data()) + (panel * groups_ * format_.group + depth_begin) * panel_ / 2;
+}
+
 const uint8_t* Linear::quantized_block(int64_t panel, int64_t depth_begin, int64_t depth_count, uint8_t* scratch) const {
   const int64_t at = (panel * groups_ * format_.group + depth_begin) * panel_;
-  const uint8_t* packed = reinterpret_cast<const uint8_t*>(data_.data());
-  if (format_.dtype == DType::int8) return packed + at;
-  kernels_->unpack_u4(packed + at / 2, scratch, static_cast<size_t>(depth_count * panel_ / 2));
+  if (format_.dtype == DType::int8) return reinterpret_cast<const uint8_t*>(data_.data()) + at;
+  kernels_->unpack_u4(packed_block(panel, depth_begin), scratch, static_cast<size_t>(depth_count * panel_ / 2));
   return scratch;
 }
 

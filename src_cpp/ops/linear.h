@@ -53,6 +53,8 @@ class Linear {
 
   // The 8-bit block [depth_count / 4][panel][4] of a panel: in place, or unpacked into scratch [kQuantizedBlock * kMaxPanel].
   const uint8_t* quantized_block(int64_t panel, int64_t depth_begin, int64_t depth_count, uint8_t* scratch) const;
+  // The same of 4-bit weights as they are stored, [depth_count / 8][panel][4].
+  const uint8_t* packed_block(int64_t panel, int64_t depth_begin) const;
   const float* scales(int64_t panel, int64_t group) const { return scales_.data() + (panel * groups_ + group) * panel_; }
 
  private:

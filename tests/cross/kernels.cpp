@@ -137,7 +137,7 @@ constexpr int kGap = 5;  // columns between rows that no kernel may touch
 // one without them is compared as well.
 Ahead ahead_of(int begin) {
   static const Buffer<char> bytes(997);
-  return begin ? Ahead() : Ahead{bytes.data(), bytes.size()};
+  return begin ? Ahead() : Ahead{bytes.data(), bytes.size(), nullptr};
 }
 
 Buffer<float> multiply(const KernelTable& table, const float* a, int a_stride, const Buffer<float>& w, const Buffer<float>& c, int rows,
@@ -227,6 +227,7 @@ Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, i
     for (int k = 0; k < depth; ++k) sums[k / in.group * in.rows + first + r] += in.x[(first + r) * depth + k];
     for (int j = 0; accumulate && j < kChannels; ++j) out[r * stride + j] = in.c[(first + r) * kChannels + j];
   }
+  Buffer<float> unpacking = out;  // what weights give that are still two a byte
   for (int begin = 0; begin < kChannels; begin += table.panel) {
     Buffer<uint8_t> panel(depth * table.panel);
     Buffer<float> scales(in.groups * table.panel);
@@ -251,7 +252,18 @@ Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, i
     tile.accumulate = accumulate;
     tile.ahead = ahead_of(begin);
     (bits == 4 ? table.gemm_u4 : table.gemm_u8)(tile);
+    if (bits == 8) continue;
+    const int four = table.panel * 4;  // weights of four depths; the next four are their high nibbles
+    Buffer<uint8_t> packed(panel.size() / 2);
+    for (int i = 0; i < packed.size(); ++i) {
+      const int low = i / four * 2 * four + i % four;
+      packed[i] = static_cast<uint8_t>(panel[low] | panel[low + four] << 4);
+    }
+    tile.w = packed.data();
+    tile.c = unpacking.data() + begin;
+    table.gemm_packed_u4(tile);
   }
+  if (bits == 4) check.same(out, unpacking);
   check.guards(out);
   return out;
 }
