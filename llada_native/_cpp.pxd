@@ -74,12 +74,20 @@ cdef extern from "llada/kv_cache.h" namespace "llada" nogil:
 
 
 cdef extern from "llada/model.h" namespace "llada" nogil:
+    cdef enum class Routing(int32_t):
+        softmax
+        sigmoid
+
     cdef cppclass ModelConfig:
         int64_t layers, d_model, heads, kv_heads, head_dim, mlp_hidden, vocabulary
         double norm_eps, rope_theta
         bool tied_head, qk_norm
         int64_t experts, experts_per_token, expert_hidden
         vector[int64_t] dense_layers
+        int64_t rotary_dim, attention_block
+        Routing routing
+        int64_t expert_groups, chosen_groups, shared_expert_hidden
+        double expert_scale
 
     cdef enum class Tensor(int32_t):
         pass
@@ -123,7 +131,14 @@ cdef extern from "ops/quantize.h" namespace "llada" nogil:
 
 
 cdef extern from "ops/experts.h" namespace "llada" nogil:
-    void route(float*, int64_t, int64_t, int32_t*, float*)
+    cdef cppclass Choice:
+        int64_t experts, chosen
+        Routing routing
+        int64_t groups, chosen_groups
+        double scale
+        const float* bias
+
+    void route(const Choice&, float*, float*, int32_t*, float*)
 
 
 cdef extern from "ops/linear.h" namespace "llada" nogil:

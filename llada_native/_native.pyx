@@ -21,7 +21,9 @@ cdef extern from "Python.h":
 
 
 TENSORS = ("embedding", "attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "mlp_norm", "gate_proj", "up_proj", "down_proj",
-           "final_norm", "head", "q_norm", "k_norm", "router", "expert_gate_proj", "expert_up_proj", "expert_down_proj")
+           "final_norm", "head", "q_norm", "k_norm", "router", "expert_gate_proj", "expert_up_proj", "expert_down_proj",
+           "router_bias", "shared_gate_proj", "shared_up_proj", "shared_down_proj")
+ROUTINGS = ("softmax", "sigmoid")
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 
 
@@ -116,6 +118,10 @@ cdef class NativeModel:
         c.norm_eps, c.rope_theta, c.tied_head = config.rms_norm_eps, config.rope_theta, config.weight_tying
         c.qk_norm, c.experts, c.experts_per_token = config.qk_norm, config.n_experts, config.experts_per_token
         c.expert_hidden, c.dense_layers = config.expert_hidden_size, config.dense_layers
+        c.rotary_dim, c.attention_block = config.rotary_dim, config.attention_block
+        c.routing = <cpp.Routing> <int> ROUTINGS.index(config.routing)
+        c.expert_groups, c.chosen_groups, c.expert_scale = config.expert_groups, config.chosen_groups, config.expert_scale
+        c.shared_expert_hidden = config.shared_expert_hidden_size
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
         cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)
@@ -457,15 +463,24 @@ def quantize_group(const float[::1] w, str dtype, uint8_t[::1] codes):
     return cpp.quantize_group(&w[0], w.shape[0], <cpp.DType> <int> DTYPES[dtype], &codes[0])
 
 
-def route(float[:, ::1] logits, int64_t chosen):
-    """The experts of each row [rows, chosen] by its logits [rows, experts], and their weights. The logits become probabilities."""
+def route(float[:, ::1] logits, int64_t chosen, const float[::1] bias=None, int64_t groups=1, int64_t chosen_groups=1, double scale=1):
+    """The experts of each row [rows, chosen] by its logits [rows, experts], and their weights. The logits become probabilities.
+
+    With a bias [experts] their sigmoids, of the experts of a few groups; without one their softmax.
+    """
     if not 1 <= chosen <= logits.shape[1]:
         raise ValueError(f"chosen: expected 1 to {logits.shape[1]}, found {chosen}")
+    cdef cpp.Choice choice
+    choice.experts, choice.chosen, choice.routing = logits.shape[1], chosen, cpp.Routing.softmax
+    choice.groups, choice.chosen_groups, choice.scale = groups, chosen_groups, scale
+    if bias is not None:
+        choice.routing, choice.bias = cpp.Routing.sigmoid, &bias[0]
+    cdef float[::1] scores = np.empty(logits.shape[1], np.float32)
     ids, weights = np.empty((logits.shape[0], chosen), np.int32), np.empty((logits.shape[0], chosen), np.float32)
     cdef int32_t[:, ::1] id_view = ids
     cdef float[:, ::1] weight_view = weights
     for r in range(logits.shape[0]):
-        cpp.route(&logits[r, 0], logits.shape[1], chosen, &id_view[r, 0], &weight_view[r, 0])
+        cpp.route(choice, &logits[r, 0], &scores[0], &id_view[r, 0], &weight_view[r, 0])
     return ids, weights
 
 

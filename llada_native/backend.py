@@ -71,6 +71,9 @@ class Backend(Protocol):
         request's cache: ascending, and from the cache's length on without a gap. `places` are the tokens' positions for RoPE, by default
         their slots. A failed call leaves what lies before the first slot of each request.
 
+        With `attention_block` B in the configuration, a row in slot s sees the slots below (s // B + 1) * B of its request and no others,
+        whatever its cache holds. Its place is then its slot, and there are no `twins`.
+
         With `twins`, the last tokens of a request may be shadows (of WINO, arXiv:2507.18578): each has a slot there, that of its twin, and
         -1 is for the other tokens, of which a request has at least one. A shadow sees all that its request sees except the twin's slot,
         and all shadows of its request, itself included. Other tokens do not see shadows, and no cache keeps them. In `slots` they have -1,
@@ -105,7 +108,7 @@ class Placed:
     cache: Any
 
 
-def lay_out(vocabulary: int, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32],
+def lay_out(config: ModelConfig, tokens: NDArray[np.int32], lengths: NDArray[np.int32], rows: NDArray[np.int32],
             positions: NDArray[np.int32] | None, caches: Sequence[Any] | None, slots: NDArray[np.int32] | None,
             places: NDArray[np.int32] | None, twins: NDArray[np.int32] | None = None) -> list[Placed]:
     """The requests that `Backend.hidden` was asked for, with the checks of the C++ engine."""
@@ -146,8 +149,13 @@ def lay_out(vocabulary: int, tokens: NDArray[np.int32], lengths: NDArray[np.int3
                 raise ValueError(f"slots[{i}]: expected {following} to {most} (ascending, and without a gap behind what its cache holds), "
                                  f"found {slot}")
             require_place(i, place)
+            if config.attention_block and place != slot:
+                raise ValueError(f"places[{i}]: expected {slot} (its slot, by which this model tells blocks apart), found {place}")
             following = slot + 1
         seen = max(held, following)
+        if config.attention_block and len(shadows):
+            raise ValueError(f"twins[{shadow_begin}]: expected -1 (rows of this model see blocks, and a shadow has none), "
+                             f"found {shadows[0]}")
         for i, twin, place in zip(range(shadow_begin, own.stop), shadows.tolist(), where[ordinary:].tolist(), strict=True):
             if not 0 <= twin < seen:
                 reason = "shadows are the last rows of a request" if twin == -1 else "a slot that its request sees"
@@ -156,8 +164,8 @@ def lay_out(vocabulary: int, tokens: NDArray[np.int32], lengths: NDArray[np.int3
                 raise ValueError(f"slots[{i}]: expected -1 (of a shadow), found {slots[i]}")
             require_place(i, place)
         placed.append(Placed(tokens[own], mine, where, shadows, cache))
-    for i in np.flatnonzero((tokens < 0) | (tokens >= vocabulary))[:1]:
-        raise ValueError(f"tokens[{i}]: expected 0 to {vocabulary - 1}, found {tokens[i]}")
+    for i in np.flatnonzero((tokens < 0) | (tokens >= config.vocabulary))[:1]:
+        raise ValueError(f"tokens[{i}]: expected 0 to {config.vocabulary - 1}, found {tokens[i]}")
     for i in np.flatnonzero((rows < 0) | (rows >= n) | (np.diff(rows, prepend=-1) < 1))[:1]:
         raise ValueError(f"rows[{i}]: expected ascending rows below {n}, found {rows[i]}")
     return placed
@@ -200,22 +208,26 @@ class TensorSource(Protocol):
 
 def tensor_specs(config: ModelConfig) -> list[TensorSpec]:
     """The tensors of a model, in the order of the forward pass."""
-    d, mlp, kv = config.d_model, config.mlp_hidden_size, config.n_kv_heads * config.head_dim
+    d, mlp, q, kv = config.d_model, config.mlp_hidden_size, config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     specs = [TensorSpec("embedding", -1, (config.vocabulary, d))]
     for i in range(config.n_layers):
         specs += [
             TensorSpec("attn_norm", i, (d,)),
-            TensorSpec("q_proj", i, (d, d)),
+            TensorSpec("q_proj", i, (q, d)),
             TensorSpec("k_proj", i, (kv, d)),
             TensorSpec("v_proj", i, (kv, d)),
         ]
         if config.qk_norm:
             specs += [TensorSpec("q_norm", i, (config.head_dim,)), TensorSpec("k_norm", i, (config.head_dim,))]
-        specs += [TensorSpec("o_proj", i, (d, d)), TensorSpec("mlp_norm", i, (d,))]
+        specs += [TensorSpec("o_proj", i, (d, q)), TensorSpec("mlp_norm", i, (d,))]
         if config.has_experts(i):
             specs.append(TensorSpec("router", i, (config.n_experts, d)))
+            if config.routing == "sigmoid":
+                specs.append(TensorSpec("router_bias", i, (config.n_experts,)))
             for e in range(config.n_experts):
                 specs += [TensorSpec(f"expert_{role}", i, shape, e) for role, shape in gated_mlp(d, config.expert_hidden_size)]
+            if config.shared_expert_hidden_size:
+                specs += [TensorSpec(f"shared_{role}", i, shape) for role, shape in gated_mlp(d, config.shared_expert_hidden_size)]
         else:
             specs += [TensorSpec(role, i, shape) for role, shape in gated_mlp(d, mlp)]
     specs.append(TensorSpec("final_norm", -1, (d,)))

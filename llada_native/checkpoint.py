@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,37 @@ LARGEST_JSON = 64 << 20
 def tensor_name(spec: TensorSpec, architecture: str = "LLaDAModelLM") -> str:
     """The name that published checkpoints of an architecture give to a tensor."""
     return FAMILIES[architecture].names[spec.role].format(layer=spec.layer, expert=spec.expert)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file, and the tensors of the model that it holds one below another."""
+
+    shape: tuple[int, ...]
+    parts: tuple[TensorSpec, ...]
+
+    def index(self, part: int, begin: int, end: int) -> tuple[int | slice, ...]:
+        """Where rows begin to end of a part are."""
+        if len(self.shape) > len(self.parts[part].shape):
+            return part, slice(begin, end)
+        above = sum(p.shape[0] for p in self.parts[:part])
+        return (slice(above + begin, above + end),)
+
+
+def stored_tensors(config: ModelConfig, stacked: bool) -> dict[str, StoredTensor]:
+    """The tensors of a checkpoint by their names; those of experts each by itself, or stacked as [experts, out, in]."""
+    family = FAMILIES[config.architecture]
+    names = {**family.names, **family.stacked} if stacked else family.names
+    parts: dict[str, list[TensorSpec]] = {}
+    for spec in tensor_specs(config):
+        parts.setdefault(names[spec.role].format(layer=spec.layer, expert=spec.expert), []).append(spec)
+    found = {}
+    for name, specs in parts.items():
+        first = specs[0]
+        shape = ((len(specs), *first.shape) if stacked and first.role in family.stacked
+                 else (sum(s.shape[0] for s in specs), *first.shape[1:]))
+        found[name] = StoredTensor(shape, tuple(specs))
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -100,12 +132,11 @@ class Checkpoint:
             raise ModelFormatError(f"{self.folder}: expected a checkpoint folder on this machine (nothing is downloaded), found {kind}")
         self.config = ModelConfig.from_dict(read_json(self._file("config.json")), str(self.folder / "config.json"))
         architecture = self.config.architecture
-        self.specs = {tensor_name(s, architecture): s for s in tensor_specs(self.config)}
         # A head that is the embedding may be stored all the same. It is read along, to see that it is.
         head = TensorSpec("head", -1, (self.config.vocabulary, self.config.d_model))
         stored = self.config.weight_tying and FAMILIES[architecture].stores_tied_head
-        self.copies = {tensor_name(head, architecture): head} if stored else {}
-        self.shards = self._find_shards()
+        self.copies = {tensor_name(head, architecture): StoredTensor(head.shape, (head,))} if stored else {}
+        self.shards, self.tensors = self._find_shards()
         self.dtypes = self._check_tensors()
 
     def _file(self, name: str) -> Path:
@@ -114,8 +145,8 @@ class Checkpoint:
             raise ModelFormatError(f"{path}: no such file")
         return path
 
-    def _find_shards(self) -> dict[str, Path]:
-        """Tensor name -> file, from the index or from the one unsharded file."""
+    def _find_shards(self) -> tuple[dict[str, Path], dict[str, StoredTensor]]:
+        """Tensor name -> file, from the index or from the one unsharded file; and what the tensors are."""
         index_path = self.folder / "model.safetensors.index.json"
         if not index_path.is_file():
             single = self.folder / "model.safetensors"
@@ -123,13 +154,12 @@ class Checkpoint:
                 raise ModelFormatError(f"{self.folder}: expected model.safetensors or model.safetensors.index.json, found neither")
             with open_shard(single) as f:
                 shards = dict.fromkeys(f.keys(), single)
-            self._check_names(set(shards), str(single))
-            return shards
+            return shards, self._match_names(set(shards), str(single))
         weight_map = read_json(index_path).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ModelFormatError(f"{index_path}: weight_map: expected an object, found {type(weight_map).__name__}")
         shards = {name: self._shard_path(index_path, name, shard) for name, shard in weight_map.items()}
-        self._check_names(set(shards), str(index_path))
+        tensors = self._match_names(set(shards), str(index_path))
         for path in sorted(set(shards.values())):
             with open_shard(path) as f:
                 stored = set(f.keys())
@@ -137,7 +167,7 @@ class Checkpoint:
             if stored != mapped:
                 raise ModelFormatError(f"{path}: does not hold the tensors that the index says: "
                                        f"{listed(('missing', mapped - stored), ('not in the index', stored - mapped))}")
-        return shards
+        return shards, tensors
 
     def _shard_path(self, index: Path, name: str, shard: object) -> Path:
         if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
@@ -146,15 +176,20 @@ class Checkpoint:
             raise ModelFormatError(f"{index}: tensor {name}: expected a .safetensors file, found {shard!r}")
         return self._file(shard)
 
-    def _check_names(self, names: set[str], source: str) -> None:
-        missing, unexpected = set(self.specs) - names, names - set(self.specs) - set(self.copies)
+    def _match_names(self, names: set[str], source: str) -> dict[str, StoredTensor]:
+        """What a file is to hold by config.json; the experts' tensors as it names them."""
+        tensors, stacked = (stored_tensors(self.config, stacked) for stacked in (False, True))
+        if not names.isdisjoint(stacked.keys() - tensors.keys()):
+            tensors = stacked
+        missing, unexpected = tensors.keys() - names, names - tensors.keys() - self.copies.keys()
         if missing or unexpected:
             raise ModelFormatError(f"{source}: tensors do not match config.json: "
                                    f"{listed(('missing', missing), ('unexpected', unexpected))}")
+        return tensors
 
     def _check_tensors(self) -> dict[str, str]:
-        """Shape and dtype of every tensor, all mistakes of a folder at once."""
-        wrong, dtypes = [], {}
+        """Shape and dtype of every tensor, all mistakes of a folder at once. Dtypes of those that are not float32 in any model."""
+        wrong, dtypes, known = [], {}, self.tensors | self.copies
         for path in sorted(set(self.shards.values())):
             with open_shard(path) as f:
                 for name in sorted(n for n, p in self.shards.items() if p == path):
@@ -162,10 +197,11 @@ class Checkpoint:
                     shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
                     if dtype not in DTYPES:
                         raise UnsupportedModelError(f"{path}: tensor {name}: expected dtype F32, F16 or BF16, found {dtype}")
-                    expected = (self.specs | self.copies)[name].shape
+                    expected = known[name].shape
                     if shape != expected:
                         wrong.append(f"{name}: expected shape {expected}, found {shape}")
-                    dtypes[name] = DTYPES[dtype]
+                    if known[name].parts[0].role not in ("router", "router_bias"):
+                        dtypes[name] = DTYPES[dtype]
         if wrong:
             raise ModelFormatError(f"{self.folder}: {len(wrong)} tensor(s) do not fit config.json: {'; '.join(wrong[:8])}"
                                    + ("; ..." if len(wrong) > 8 else ""))
@@ -188,34 +224,71 @@ class Checkpoint:
         return found
 
     def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
-        """Every tensor in slices of rows. A shard is reopened for each, so that no more than one slice of it stays mapped."""
-        for name, spec in self.specs.items():
-            row_bytes = 4 * int(np.prod(spec.shape[1:], dtype=np.int64))
-            step = max(1, SLICE_BYTES // row_bytes)
-            for begin in range(0, spec.shape[0], step):
-                end = min(begin + step, spec.shape[0])
-                rows = self._rows(name, begin, end)
+        """Every tensor in slices of rows."""
+        with ShardReader(self.shards) as read:
+            for name, tensor, part, begin, end in self._pieces():
+                spec = tensor.parts[part]
+                rows = read(name, tensor.index(part, begin, end))
                 for copy in self.copies if spec.role == "embedding" else ():
-                    if copy in self.shards and not np.array_equal(rows, self._rows(copy, begin, end)):
+                    if copy in self.shards and not np.array_equal(rows, read(copy, (slice(begin, end),))):
                         raise ModelFormatError(f"{self.shards[copy]}: tensor {copy}: expected the rows of {name}, which config.json ties "
                                                f"to it, found others among rows {begin} to {end - 1}")
                 yield spec, begin, rows
 
-    def _rows(self, name: str, begin: int, end: int) -> NDArray[Any]:
-        with open_shard(self.shards[name]) as f:
-            return np.ascontiguousarray(f.get_slice(name)[begin:end])
+    def _pieces(self) -> Iterator[tuple[str, StoredTensor, int, int, int]]:
+        """Name, tensor, part, and the rows from one to another of it that are read at a time."""
+        for name, tensor in self.tensors.items():
+            for part, spec in enumerate(tensor.parts):
+                step = max(1, SLICE_BYTES // (4 * int(np.prod(spec.shape[1:], dtype=np.int64))))
+                for begin in range(0, spec.shape[0], step):
+                    yield name, tensor, part, begin, min(begin + step, spec.shape[0])
+
+
+class ShardReader:
+    """Reads parts of tensors. A shard stays open until another is wanted, or `SLICE_BYTES` of it were read, which stay mapped with it."""
+
+    def __init__(self, shards: Mapping[str, Path]) -> None:
+        self.shards = shards
+        self.stack = ExitStack()
+        self.path: Path | None = None
+        self.file: Any = None
+        self.bytes = 0
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def __call__(self, name: str, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        path = self.shards[name]
+        if path != self.path or self.bytes >= SLICE_BYTES:
+            self.stack.close()
+            self.file, self.path, self.bytes = self.stack.enter_context(open_shard(path)), path, 0
+        with named_errors(path):
+            array = np.ascontiguousarray(self.file.get_slice(name)[index])
+        self.bytes += array.nbytes
+        return array
 
 
 @contextmanager
 def open_shard(path: Path) -> Iterator[Any]:
     import ml_dtypes  # noqa: F401  (teaches NumPy the name bfloat16, which safetensors asks for)
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
+    with named_errors(path):
         with path.open("rb") as raw:
             refuse_stand_in(path, raw.read(256))
         with safe_open(path, framework="np") as f:
             yield f
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except SafetensorError as e:
         raise ModelFormatError(f"{path}: not a valid safetensors file ({path.stat().st_size} bytes): {e}") from e
     except OSError as e:
@@ -250,7 +323,8 @@ class RandomWeights:
         for spec, child in zip(specs, np.random.SeedSequence(self.seed).spawn(len(specs)), strict=True):
             rng = np.random.Generator(np.random.SFC64(child))
             if len(spec.shape) == 1:
-                yield spec, 0, rng.uniform(0.7, 1.3, spec.shape).astype(np.float32)
+                least, most = (-0.1, 0.1) if spec.role == "router_bias" else (0.7, 1.3)
+                yield spec, 0, rng.uniform(least, most, spec.shape).astype(np.float32)
                 continue
             rows, columns = spec.shape
             step = max(1, SLICE_BYTES // (4 * columns))

@@ -112,12 +112,18 @@ def _info(a: argparse.Namespace) -> int:
     with _load(a) as model:
         c = model.config
         facts["model"] = {"folder": str(a.model or DEMO), "architecture": c.architecture, "parameters": c.n_parameters(),
-                          "layers": c.n_layers, "d_model": c.d_model, "heads": c.n_heads, "kv_heads": c.n_kv_heads,
+                          "layers": c.n_layers, "d_model": c.d_model, "heads": c.n_heads, "kv_heads": c.n_kv_heads, "head_dim": c.head_dim,
                           "mlp_hidden_size": c.mlp_hidden_size, "vocabulary": c.vocabulary,
                           "max_sequence_length": c.max_sequence_length, "dtype": model.dtype, "backend": model.backend, "isa": model.isa,
                           "num_threads": model.num_threads,
                           "weights_mib": round(model.memory()["weights"] / (1 << 20), 1), "tokenizer": model.tokenizer is not None,
                           "chat_template": bool(model.tokenizer and model.tokenizer.chat_template)}
+        if c.n_experts:
+            facts["model"] |= {"experts": c.n_experts, "experts_per_token": c.experts_per_token,
+                               "expert_hidden_size": c.expert_hidden_size, "shared_expert_hidden_size": c.shared_expert_hidden_size,
+                               "dense_layers": list(c.dense_layers)}
+        if c.attention_block:
+            facts["model"]["attention_block"] = c.attention_block
     if a.json:
         print(json.dumps(facts))
         return EXIT_OK

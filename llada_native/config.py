@@ -32,8 +32,17 @@ class ModelConfig:
         Of a mixture of experts, 0 without.
     dense_layers : tuple of int
         Layers of a mixture, ascending, that have an MLP of `mlp_hidden_size` all the same.
+    routing : {"softmax", "sigmoid"}
+        How a router's scores become the experts of a row: the most probable, with their probabilities as weights, or the largest sigmoids
+        plus a bias among the best groups, weighted with their share of the chosen sigmoids times `expert_scale`.
+    expert_groups, chosen_groups : int
+        Groups of consecutive experts, and those that a row's experts are chosen from: with the greatest sums of their two largest scores.
+    shared_expert_hidden_size : int
+        Of an MLP that every row goes through beside its experts, 0 without.
+    head_dim, rotary_dim : int
+        Width of a head, and how much of it RoPE turns; by default `d_model` / `n_heads` and all of it.
     attention_block : int
-        A row sees its own block of so many positions, counted from the start of the sequence, and those before it; 0: it sees all.
+        Rows see the blocks of so many positions up to their own, counted from position 0; 0: all rows of their request.
     """
 
     n_layers: int
@@ -56,11 +65,18 @@ class ModelConfig:
     experts_per_token: int = 0
     expert_hidden_size: int = 0
     dense_layers: tuple[int, ...] = ()
+    routing: str = "softmax"
+    expert_groups: int = 1
+    chosen_groups: int = 1
+    expert_scale: float = 1.0
+    shared_expert_hidden_size: int = 0
+    head_dim: int = 0
+    rotary_dim: int = 0
     attention_block: int = 0
 
-    @property
-    def head_dim(self) -> int:
-        return self.d_model // self.n_heads
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head_dim", self.head_dim or self.d_model // self.n_heads)
+        object.__setattr__(self, "rotary_dim", self.rotary_dim or self.head_dim)
 
     def has_experts(self, layer: int) -> bool:
         return self.n_experts > 0 and layer not in self.dense_layers
@@ -71,14 +87,16 @@ class ModelConfig:
 
     def matrices(self) -> int:
         """Parameters in matrices, the embedding, an untied head, all experts and their routers included."""
-        attention = self.d_model * (2 * self.d_model + 2 * self.n_kv_heads * self.head_dim)
-        widths = (self.n_experts * self.expert_hidden_size if self.has_experts(i) else self.mlp_hidden_size for i in range(self.n_layers))
+        attention = 2 * self.d_model * (self.n_heads + self.n_kv_heads) * self.head_dim
+        mixture = self.n_experts * self.expert_hidden_size + self.shared_expert_hidden_size
+        widths = (mixture if self.has_experts(i) else self.mlp_hidden_size for i in range(self.n_layers))
         table = self.vocabulary * self.d_model
         return self.n_layers * attention + 3 * self.d_model * sum(widths) + self.routers() + table * (1 if self.weight_tying else 2)
 
     def n_parameters(self) -> int:
         norms = 2 * self.d_model + (2 * self.head_dim if self.qk_norm else 0)
-        return self.matrices() + self.n_layers * norms + self.d_model
+        biases = self.routers() // self.d_model if self.routing == "sigmoid" else 0
+        return self.matrices() + self.n_layers * norms + biases + self.d_model
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
@@ -103,8 +121,11 @@ class _Reader:
     def model_config(self) -> ModelConfig:
         architecture = self.architecture()
         family = FAMILIES[architecture]
-        self.check_options(family)
         key = family.keys
+        self.refuse_relatives(family)
+        if "rope_parameters" in key:
+            self.merge_rope_parameters(family)
+        self.check_options(family)
         n_heads, d_model = self.integer(key["n_heads"]), self.integer(key["d_model"])
         n_kv_heads = self.kv_heads(family, n_heads)
         vocabulary = vocab_size = self.integer(key["vocab_size"])
@@ -112,13 +133,7 @@ class _Reader:
             vocabulary = self.integer(key["embedding_size"], default=vocab_size)
             if vocabulary < vocab_size:
                 raise self.wrong(key["embedding_size"], f"at least {key['vocab_size']} ({vocab_size})", vocabulary)
-        if d_model % n_heads:
-            raise self.wrong(key["d_model"], f"a multiple of {key['n_heads']} ({n_heads})", d_model)
-        head_dim = d_model // n_heads
-        if head_dim % 2 or head_dim > 256:
-            raise self.wrong(f"{key['d_model']} / {key['n_heads']}", "an even number up to 256", head_dim)
-        if self.config.get("head_dim", head_dim) not in (None, head_dim):
-            raise self.wrong("head_dim", f"{key['d_model']} / {key['n_heads']} ({head_dim})", self.config["head_dim"])
+        head_dim = self.head_dim(family, d_model, n_heads)
         if n_heads % n_kv_heads:
             raise self.wrong(key["n_kv_heads"], f"a divisor of {key['n_heads']} ({n_heads})", n_kv_heads)
         mask_token_id = self.token("mask_token_id", vocabulary)
@@ -141,22 +156,96 @@ class _Reader:
             eot_token_id=self.token("eot_token_id", vocabulary),
             dtype=self.dtype(),
             architecture=architecture,
+            head_dim=head_dim,
+            rotary_dim=self.rotary_dim(family, head_dim) if "rotary_share" in key else head_dim,
+            attention_block=family.attention_block,
             **(self.experts(family, n_layers) if "n_experts" in key else {}),
         )
+
+    def merge_rope_parameters(self, family: Family) -> None:
+        """Newer versions of transformers write what concerns RoPE into an object of its own."""
+        name = family.keys["rope_parameters"]
+        settings = self.config.get(name)
+        if settings is None:
+            return
+        if not isinstance(settings, dict):
+            raise self.wrong(name, "an object", settings)
+        settings = dict(settings)
+        for kind in ("rope_type", "type"):
+            if settings.pop(kind, "default") != "default":
+                raise self.unsupported(f"{name}.{kind}", self.config[name][kind], "'default'")
+        known = (family.keys["rope_theta"], family.keys["rotary_share"])
+        for key, value in settings.items():
+            if key not in known:
+                raise self.unsupported(f"{name}.{key}", value, f"only {' and '.join(known)}")
+            if self.config.get(key) not in (None, value):
+                raise self.wrong(f"{name}.{key}", f"{key} ({self.config[key]!r})", value)
+        self.config = {**self.config, **settings}
+
+    def head_dim(self, family: Family, d_model: int, n_heads: int) -> int:
+        key = family.keys
+        stated = self.config.get("head_dim")
+        if "head_dim" in key and stated is not None:
+            head_dim = self.integer(key["head_dim"])
+            if head_dim % 2 or head_dim > 256:
+                raise self.wrong(key["head_dim"], "an even number up to 256", head_dim)
+            return head_dim
+        if d_model % n_heads:
+            raise self.wrong(key["d_model"], f"a multiple of {key['n_heads']} ({n_heads})", d_model)
+        head_dim = d_model // n_heads
+        if head_dim % 2 or head_dim > 256:
+            raise self.wrong(f"{key['d_model']} / {key['n_heads']}", "an even number up to 256", head_dim)
+        if stated not in (None, head_dim):
+            raise self.wrong("head_dim", f"{key['d_model']} / {key['n_heads']} ({head_dim})", stated)
+        return head_dim
+
+    def rotary_dim(self, family: Family, head_dim: int) -> int:
+        key = family.keys["rotary_share"]
+        share = self.positive(key)
+        rotary_dim = int(head_dim * share)
+        if share > 1 or rotary_dim < 2 or rotary_dim % 2:
+            raise self.wrong(key, f"an even number of dimensions up to {head_dim} (head_dim), as its share", share)
+        if self.config.get(family.keys["rotary_dim"]) not in (None, rotary_dim):
+            raise self.wrong(family.keys["rotary_dim"], f"{rotary_dim} (head_dim * {key})", self.config[family.keys["rotary_dim"]])
+        return rotary_dim
 
     def experts(self, family: Family, n_layers: int) -> dict[str, Any]:
         key = family.keys
         n_experts, chosen = self.integer(key["n_experts"], largest=LARGEST_EXPERTS), self.integer(key["experts_per_token"])
         if chosen > n_experts:
             raise self.wrong(key["experts_per_token"], f"at most {key['n_experts']} ({n_experts})", chosen)
+        found = {"qk_norm": True, "n_experts": n_experts, "experts_per_token": chosen,
+                 "expert_hidden_size": self.integer(key["expert_hidden_size"])}
+        if "dense_first" in key:
+            dense = self.integer(key["dense_first"], least=0, largest=n_layers)
+            return {**found, **self.groups(family, n_experts, chosen), "dense_layers": tuple(range(dense))}
         kinds = self.config.get(key["moe_layers"])
         if key["moe_layers"] not in self.config:
             raise self.missing(key["moe_layers"])
         if not (isinstance(kinds, list) and len(kinds) == n_layers and all(type(kind) is int and kind in (0, 1) for kind in kinds)):
             raise self.wrong(key["moe_layers"], f"a list of {n_layers} numbers ({key['n_layers']}), each 0 or 1", kinds)
-        return {"qk_norm": True, "n_experts": n_experts, "experts_per_token": chosen,
-                "expert_hidden_size": self.integer(key["expert_hidden_size"]),
-                "dense_layers": tuple(i for i, kind in enumerate(kinds) if kind == 0)}
+        return {**found, "dense_layers": tuple(i for i, kind in enumerate(kinds) if kind == 0)}
+
+    def groups(self, family: Family, n_experts: int, chosen: int) -> dict[str, Any]:
+        """Routing by sigmoids in groups, and the experts that all rows share."""
+        key = family.keys
+        groups = self.integer(key["expert_groups"])
+        chosen_groups = self.integer(key["chosen_groups"])
+        if n_experts % groups:
+            raise self.wrong(key["expert_groups"], f"a divisor of {key['n_experts']} ({n_experts})", groups)
+        if chosen_groups > groups:
+            raise self.wrong(key["chosen_groups"], f"at most {key['expert_groups']} ({groups})", chosen_groups)
+        if n_experts // groups < 2:
+            raise self.wrong(key["expert_groups"], f"at most {n_experts // 2} (two experts a group, which are its score)", groups)
+        if chosen > chosen_groups * (n_experts // groups):
+            raise self.wrong(key["experts_per_token"], f"at most {chosen_groups * (n_experts // groups)} (experts of {chosen_groups} "
+                             f"groups, {key['chosen_groups']})", chosen)
+        if key["shared_experts"] not in self.config:
+            raise self.missing(key["shared_experts"])
+        shared = 0 if self.config[key["shared_experts"]] is None else self.integer(key["shared_experts"], least=0, largest=LARGEST_EXPERTS)
+        return {"routing": "sigmoid", "expert_groups": groups, "chosen_groups": chosen_groups,
+                "expert_scale": self.positive(key["expert_scale"]),
+                "shared_expert_hidden_size": shared * self.integer(key["expert_hidden_size"])}
 
     def architecture(self) -> str:
         architectures = self.config.get("architectures")
@@ -170,15 +259,18 @@ class _Reader:
             raise UnsupportedModelError(f"{self.source}: unknown architecture {name!r}; {runs}")
         return name
 
+    def refuse_relatives(self, family: Family) -> None:
+        for key, reason in family.refused.items():
+            if self.config.get(key) is not None:
+                raise UnsupportedModelError(f"{self.source}: {key} = {self.config[key]!r} is not supported: it is {reason}")
+
     def check_options(self, family: Family) -> None:
         for key in family.required:
             if key not in self.config:
                 raise self.missing(key)
         for key, allowed in family.fixed.items():
             if key in self.config and not any(self.config[key] is a or self.config[key] == a for a in allowed):
-                expected = " or ".join(map(repr, allowed))
-                raise UnsupportedModelError(
-                    f"{self.source}: {key} = {self.config[key]!r} is not supported: expected {expected}")
+                raise self.unsupported(key, self.config[key], " or ".join(map(repr, allowed)))
 
     def kv_heads(self, family: Family, n_heads: int) -> int:
         key = family.keys["n_kv_heads"]
@@ -186,14 +278,14 @@ class _Reader:
             return 1 if self.config.get("multi_query_attention") else n_heads
         return self.integer(key)
 
-    def integer(self, key: str, default: int | None = None, largest: int = LARGEST_DIMENSION) -> int:
+    def integer(self, key: str, default: int | None = None, largest: int = LARGEST_DIMENSION, least: int = 1) -> int:
         value = self.config.get(key)
         if value is None and default is not None:
             return default
         if key not in self.config:
             raise self.missing(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-            raise self.wrong(key, f"a whole number from 1 to {largest}", value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= largest:
+            raise self.wrong(key, f"a whole number from {least} to {largest}", value)
         return value
 
     def positive(self, key: str) -> float:
@@ -223,6 +315,9 @@ class _Reader:
     def dtype(self) -> str | None:
         value = self.config.get("torch_dtype", self.config.get("dtype"))
         return value if isinstance(value, str) else None
+
+    def unsupported(self, key: str, found: object, expected: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self.source}: {key} = {found!r} is not supported: expected {expected}")
 
     def missing(self, key: str) -> ModelFormatError:
         return ModelFormatError(f"{self.source}: required key {key!r} is missing")

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -19,11 +19,18 @@ class Family:
     required : tuple of str
         Of those, the ones whose absence would silently mean another value.
     names : dict
-        Role of a tensor -> its name, `{layer}` standing for the layer and `{expert}` for the expert.
+        Role of a tensor -> its name, `{layer}` standing for the layer and `{expert}` for the expert. Tensors of one name are stored one
+        below another, in the order of `backend.tensor_specs`.
     mask_token_id : int or None
         Where config.json does not state it.
     stores_tied_head : bool
         A head that is the embedding may be stored all the same.
+    stacked : dict
+        Role of an expert's tensor -> the name under which some checkpoints store those of all experts as one, [experts, out, in].
+    refused : dict
+        Keys of config.json that only relatives have which are not implemented -> why.
+    attention_block : int
+        Of `ModelConfig`.
     """
 
     keys: Mapping[str, str]
@@ -32,6 +39,9 @@ class Family:
     names: Mapping[str, str]
     mask_token_id: int | None = None
     stores_tied_head: bool = False
+    stacked: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    attention_block: int = 0
 
 
 # ML-GSAI/LLaDA. The leaf `ff_out` occurs twice: inside a block it is the down projection, outside the head. Defaults of the class are
@@ -128,6 +138,58 @@ LLADA_MOE = Family(
     },
     mask_token_id=156895)
 
-FAMILIES: dict[str, Family] = {"LLaDAModelLM": LLADA, "ILLaDAForCausalLM": ILLADA, "LLaDAMoEModelLM": LLADA_MOE}
+# LLaDA2.0 and LLaDA2.1 (arXiv:2512.15745, arXiv:2602.08676). Defaults of the class are those of another model (biases, 30592 tokens, no
+# shared expert), so what must not be guessed is required. Each row sees whole blocks of 32 up to its own.
+_BLOCK_ROUTING = ("of LLaDA2.2, whose experts are chosen block by block; how, where scores tie or a block is not whole, and how its edits "
+                  "are decoded, is not published")
+LLADA2 = Family(
+    keys={"n_layers": "num_hidden_layers", "d_model": "hidden_size", "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads",
+          "mlp_hidden_size": "intermediate_size", "vocab_size": "vocab_size", "max_sequence_length": "max_position_embeddings",
+          "rope_theta": "rope_theta", "rms_norm_eps": "rms_norm_eps", "n_experts": "num_experts",
+          "experts_per_token": "num_experts_per_tok", "expert_hidden_size": "moe_intermediate_size", "dense_first": "first_k_dense_replace",
+          "head_dim": "head_dim", "rotary_share": "partial_rotary_factor", "rotary_dim": "rotary_dim", "rope_parameters": "rope_parameters",
+          "expert_groups": "n_group", "chosen_groups": "topk_group", "expert_scale": "routed_scaling_factor",
+          "shared_experts": "num_shared_experts"},
+    fixed={
+        "use_bias": (False,),
+        "use_qkv_bias": (False,),
+        "use_qk_norm": (True,),
+        "norm_topk_prob": (True,),
+        "score_function": ("sigmoid",),
+        "router_dtype": ("fp32",),
+        "moe_router_enable_expert_bias": (True,),
+        "norm_head": (False,),
+        "norm_softmax": (False, None),
+        "use_rmsnorm": (True, None),
+        "using_split_qkv_in_self_attention": (False, None),
+        "hidden_act": ("silu",),
+        "tie_word_embeddings": (False,),
+        "use_sliding_window": (False, None),
+        "block_size": (32, None),
+        "rope_scaling": (None,),
+        "quantization_config": (None,),
+    },
+    # Not use_qk_norm: every version of the class has it on, and the norms' tensors have to be there.
+    required=("use_bias", "use_qkv_bias", "norm_topk_prob", "score_function", "router_dtype", "moe_router_enable_expert_bias"),
+    names={
+        "embedding": "model.word_embeddings.weight",
+        "final_norm": "model.norm.weight",
+        "head": "lm_head.weight",
+        **{role: f"model.layers.{{layer}}.{leaf}" for role, leaf in {
+            "attn_norm": "input_layernorm.weight", "q_proj": "attention.query_key_value.weight",
+            "k_proj": "attention.query_key_value.weight", "v_proj": "attention.query_key_value.weight",
+            "q_norm": "attention.query_layernorm.weight", "k_norm": "attention.key_layernorm.weight",
+            "o_proj": "attention.dense.weight", "mlp_norm": "post_attention_layernorm.weight", "router": "mlp.gate.weight",
+            "router_bias": "mlp.gate.expert_bias"}.items()},
+        **{prefix + leaf: f"model.layers.{{layer}}.mlp.{place}{leaf}.weight" for leaf in ("gate_proj", "up_proj", "down_proj")
+           for prefix, place in (("", ""), ("expert_", "experts.{expert}."), ("shared_", "shared_experts."))},
+    },
+    stacked={f"expert_{leaf}": f"model.layers.{{layer}}.mlp.experts.{leaf}" for leaf in ("gate_proj", "up_proj", "down_proj")},
+    refused=dict.fromkeys(("expert_capacity", "delete_token_id", "split_token_id"), _BLOCK_ROUTING),
+    mask_token_id=156895,
+    attention_block=32)
+
+FAMILIES: dict[str, Family] = {"LLaDAModelLM": LLADA, "ILLaDAForCausalLM": ILLADA, "LLaDAMoEModelLM": LLADA_MOE,
+                               "LLaDA2MoeModelLM": LLADA2}
 # Of the family too, and known, but not run by this version.
-KNOWN_BUT_ABSENT = ("LLaDA2MoeModelLM", "DreamModel")
+KNOWN_BUT_ABSENT = ("DreamModel",)

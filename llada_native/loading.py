@@ -40,11 +40,12 @@ def check_engine(dtype: object, group_size: object, backend: object, num_threads
 
 def weight_bytes(config: ModelConfig, dtype: str, group_size: int) -> int:
     """Memory of the matrices, embedding and head included."""
-    whole, scales = config.matrices(), 4 / group_size
+    routers, scales = config.routers(), 4 / group_size
+    others = config.matrices() - routers
     if dtype in ("float32", "bfloat16", "float16"):
-        return whole * (4 if dtype == "float32" else 2)
-    table, routers, tied = config.vocabulary * config.d_model, config.routers(), config.weight_tying
-    linear = whole - routers - table * (1 if tied else 2)
+        return others * (4 if dtype == "float32" else 2) + 4 * routers
+    table, tied = config.vocabulary * config.d_model, config.weight_tying
+    linear = others - table * (1 if tied else 2)
     return int(linear * ((0.5 if dtype == "int4" else 1) + scales) + 4 * routers + table * ((1 + scales) + (0 if tied else 2)))
 
 

@@ -34,7 +34,7 @@ class PlaceholderModel:
         if self.closed:
             raise ValueError("the model is closed")
         out = []
-        for request in lay_out(self.config.vocabulary, tokens, lengths, rows, positions, caches, slots, places, twins):
+        for request in lay_out(self.config, tokens, lengths, rows, positions, caches, slots, places, twins):
             new, ordinary = np.stack([request.tokens, request.places]), len(request.slots)
             seen = new[:, :ordinary]
             if request.cache is not None:

@@ -48,7 +48,7 @@ class ReferenceModel:
                slots: NDArray[np.int32] | None = None, places: NDArray[np.int32] | None = None,
                twins: NDArray[np.int32] | None = None) -> Array:
         self._open()
-        requests = lay_out(self.config.vocabulary, tokens, lengths, rows, positions, caches, slots, places, twins)
+        requests = lay_out(self.config, tokens, lengths, rows, positions, caches, slots, places, twins)
         try:
             out = [self._request(request) for request in requests]
         except BaseException:  # some layers have new keys, others not
@@ -67,7 +67,7 @@ class ReferenceModel:
 
     def _request(self, request: Placed) -> Array:
         c, tokens, cache = self.config, request.tokens, request.cache
-        cos, sin = rotary_tables(request.places, c.head_dim, c.rope_theta)
+        cos, sin = rotary_tables(request.places, c.rotary_dim, c.rope_theta)
         x = self.weights["embedding", -1, -1][tokens].astype(np.float64)
         for i in range(c.n_layers):
             h = rms_norm(x, self.weight("attn_norm", i), c.rms_norm_eps)
@@ -79,23 +79,31 @@ class ReferenceModel:
                 k, v = cache.replace(i, request.slots, k, v)
             k, v = (np.repeat(t, c.n_heads // c.n_kv_heads, axis=0) for t in (k, v))
             seen, ordinary = k.shape[1] - len(request.twins), len(request.slots)
-            parts = [attend(q[:, :ordinary], k[:, :seen], v[:, :seen])]
+            parts = [attend(q[:, rows], k[:, :end], v[:, :end]) for rows, end in spans(request.slots, seen, c.attention_block)]
             parts += [attend(q[:, [row]], np.delete(k, twin, 1), np.delete(v, twin, 1)) for row, twin in enumerate(request.twins, ordinary)]
             attended = np.concatenate(parts, axis=1).swapaxes(0, 1).reshape(len(tokens), -1)
             x = x + attended @ self.weight("o_proj", i).T
             h = rms_norm(x, self.weight("mlp_norm", i), c.rms_norm_eps)
-            x = x + (self._experts(h, i) if c.has_experts(i) else gated_mlp(h, *(self.weight(f"{n}_proj", i) for n in MLP)))
+            if not c.has_experts(i):
+                x = x + gated_mlp(h, *(self.weight(f"{n}_proj", i) for n in MLP))
+                continue
+            x = x + self._experts(h, i)
+            if c.shared_expert_hidden_size:
+                x = x + gated_mlp(h, *(self.weight(f"shared_{n}_proj", i) for n in MLP))
         return rms_norm(x, self.weight("final_norm"), c.rms_norm_eps)
 
     def _experts(self, h: Array, layer: int) -> Array:
-        """Each row's most probable experts, weighted with their probabilities."""
-        probabilities = softmax(h @ self.weight("router", layer).T, axis=-1)
-        chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, :self.config.experts_per_token]
+        """Each row's experts, weighted."""
+        c, logits = self.config, h @ self.weight("router", layer).T
+        if c.routing == "softmax":
+            chosen, shares = most_probable(logits, c.experts_per_token)
+        else:
+            chosen, shares = best_of_groups(logits, self.weight("router_bias", layer), c)
         out = np.zeros_like(h)
         for expert in np.unique(chosen).tolist():
-            rows = np.flatnonzero((chosen == expert).any(axis=1))
+            rows, places = np.nonzero(chosen == expert)
             weights = (self.weight(f"expert_{n}_proj", layer, expert) for n in MLP)
-            out[rows] += probabilities[rows, expert, None] * gated_mlp(h[rows], *weights)
+            out[rows] += shares[rows, places, None] * gated_mlp(h[rows], *weights)
         return out
 
     def close(self) -> None:
@@ -162,6 +170,43 @@ def gated_mlp(h: Array, gate: Array, up: Array, down: Array) -> Array:
     return out
 
 
+def most_probable(logits: Array, top: int) -> tuple[NDArray[np.intp], Array]:
+    """Ids of the most probable experts [rows, top], of equal ones the lowest, and their probabilities as they are."""
+    probabilities: Array = softmax(logits, axis=-1)
+    chosen = largest(probabilities, top)
+    return chosen, np.take_along_axis(probabilities, chosen, -1)
+
+
+def best_of_groups(logits: Array, bias: Array, c: ModelConfig) -> tuple[NDArray[np.intp], Array]:
+    """Ids of the experts with the largest sigmoids plus bias [rows, top], of the best groups only, and their weights without the bias."""
+    sigmoids: Array = expit(logits)
+    scores = (sigmoids + bias).reshape(len(logits), c.expert_groups, -1)  # [rows, groups, experts of a group]
+    if c.chosen_groups < c.expert_groups:
+        groups = largest(np.sort(scores, axis=-1)[..., -2:].sum(-1), c.chosen_groups)
+        kept = np.zeros(scores.shape[:2], bool)
+        np.put_along_axis(kept, groups, True, -1)
+        scores = np.where(kept[..., None], scores, -np.inf)
+    chosen = largest(scores.reshape(logits.shape), c.experts_per_token)
+    weights = np.take_along_axis(sigmoids, chosen, -1)
+    if c.experts_per_token > 1:
+        weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
+    return chosen, weights * c.expert_scale
+
+
+def largest(x: Array, n: int) -> NDArray[np.intp]:
+    """Indices of the n largest of each row, the largest first; of equal ones the lowest."""
+    return np.argsort(-x, axis=-1, kind="stable")[:, :n]
+
+
+def spans(slots: NDArray[np.int32], keys: int, block: int) -> list[tuple[slice, int]]:
+    """Rows of a request that see the same keys, which are those before an end: all rows, or those of one block."""
+    if not block:
+        return [(slice(0, len(slots)), keys)]
+    begins = np.flatnonzero(np.diff(slots // block, prepend=-1))
+    return [(slice(begin, end), min(keys, (int(slots[begin]) // block + 1) * block))
+            for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(slots)], strict=True)]
+
+
 def attend(q: Array, k: Array, v: Array) -> Array:
     """[heads, rows, head_dim] for q of that shape, k and v [heads, keys, head_dim]"""
     attended: Array = softmax(q @ k.swapaxes(1, 2) / np.sqrt(q.shape[2]), axis=-1) @ v
@@ -173,14 +218,15 @@ def split_heads(x: Array, head_dim: int) -> Array:
     return x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
 
 
-def rotary_tables(places: NDArray[np.int32], head_dim: int, theta: float) -> tuple[Array, Array]:
-    """cos and sin [places, head_dim / 2]. Frequencies and angles are float32, as the model was trained."""
-    frequency = (theta ** (-np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+def rotary_tables(places: NDArray[np.int32], rotary_dim: int, theta: float) -> tuple[Array, Array]:
+    """cos and sin [places, rotary_dim / 2]. Frequencies and angles are float32, as the model was trained."""
+    frequency = (theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)).astype(np.float32)
     angle = np.outer(places.astype(np.float32), frequency).astype(np.float64)
     return np.cos(angle), np.sin(angle)
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotate-half: dimension i is paired with i + head_dim / 2."""
-    low, high = np.split(x, 2, axis=-1)
-    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+    """Rotate-half: of the first rotary_dim dimensions, i is paired with i + rotary_dim / 2. The rest passes through."""
+    half = cos.shape[-1]
+    low, high, rest = np.split(x, [half, 2 * half], axis=-1)
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin, rest], axis=-1)

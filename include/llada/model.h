@@ -11,6 +11,14 @@
 
 namespace llada {
 
+// How a router's logits become the experts of a row and their weights. Of equal scores the lower id goes first, in groups too.
+enum class Routing : int32_t {
+  softmax,  // the most probable, weighted with their probabilities as they are
+  // Scores are the logits' sigmoids plus the router's bias, and only decide: of the groups whose two largest scores have the greatest sums,
+  // the experts with the largest. Their weights are their sigmoids, of more than one their shares of the sum, times expert_scale.
+  sigmoid,
+};
+
 struct ModelConfig {
   int64_t layers = 0;
   int64_t d_model = 0;
@@ -23,12 +31,20 @@ struct ModelConfig {
   double rope_theta = 0;
   bool tied_head = false;
   bool qk_norm = false;          // queries and keys are normalised head by head, before RoPE
-  // Mixtures of experts instead of MLPs, none by default. A row goes to the most probable ones by a softmax over all, weighted with these
-  // probabilities as they are.
+  int64_t rotary_dim = 0;        // RoPE turns the first so many dimensions of each head and passes the others; 0: all
+  // A row in slot s sees the slots below (s / attention_block + 1) * attention_block of its request, whatever else its cache holds: the
+  // blocks before its own, and its own, which begin at slot 0. 0: all of its request.
+  int64_t attention_block = 0;
+  // Mixtures of experts instead of MLPs, none by default.
   int64_t experts = 0;
   int64_t experts_per_token = 0;
   int64_t expert_hidden = 0;
   std::vector<int64_t> dense_layers = {};  // ascending: those that have an MLP of mlp_hidden all the same
+  Routing routing = Routing::softmax;
+  int64_t expert_groups = 1;         // as large as each other: consecutive ids
+  int64_t chosen_groups = 1;
+  double expert_scale = 1;
+  int64_t shared_expert_hidden = 0;  // of an MLP that every row goes through beside its experts; 0: none
 
   bool has_experts(int64_t layer) const;
 };
@@ -53,6 +69,10 @@ enum class Tensor : int32_t {
   expert_gate_proj,  // [expert_hidden, d_model]
   expert_up_proj,    // [expert_hidden, d_model]
   expert_down_proj,  // [d_model, expert_hidden]
+  router_bias,       // [experts]; with Routing::sigmoid
+  shared_gate_proj,  // [shared_expert_hidden, d_model]
+  shared_up_proj,    // [shared_expert_hidden, d_model]
+  shared_down_proj,  // [d_model, shared_expert_hidden]
 };
 
 // Requests of different lengths, end to end: no padding exists.
@@ -70,7 +90,7 @@ struct RaggedBatch {
   KVCache* const* caches = nullptr;      // [requests], entries may be null; nullptr for none
   // Instead of positions, where each row's keys and values lie in its request's cache: ascending within the request; from the cache's
   // length on they follow it without a gap. Rows see the whole cache here too, and a forward that throws leaves what is before the
-  // request's first slot.
+  // request's first slot. With attention_block rows see less, and neither places other than the slots nor twins are taken.
   const int32_t* slots = nullptr;        // [sum(lengths)]; nullptr: positions[r], positions[r] + 1, ...
   // Keys are stored after RoPE, so a cache takes slots of any places in any order.
   const int32_t* places = nullptr;       // [sum(lengths)] position of each row for RoPE; nullptr: its slot

@@ -2,8 +2,9 @@
 //
 //   x = embedding[tokens]
 //   each layer:  h = rms(x);  q, k, v = h Wq, h Wk, h Wv;  q, k = rms(q), rms(k) by head, where qk_norm;  rope(q, k);  store k, v
-//                x += softmax(q k^T / sqrt(head_dim)) v Wo        every row of a request sees all of its keys; shadows: RaggedBatch::twins
-//                h = rms(x);  x += (silu(h Wgate) * (h Wup)) Wdown     or the same of experts: mixture_of_experts
+//                x += softmax(q k^T / sqrt(head_dim)) v Wo        every row of a request sees all of its keys; shadows: RaggedBatch::twins;
+//                                                                 less than all: ModelConfig::attention_block
+//                h = rms(x);  x += (silu(h Wgate) * (h Wup)) Wdown     or the same of experts: mixture_of_experts, and of a shared one
 //   logits = rms(x) Whead
 #include "llada/model.h"
 
@@ -38,7 +39,31 @@ int checked_threads(int threads) {
   return threads;
 }
 
-ModelConfig checked(const ModelConfig& c) {
+void check_routing(const ModelConfig& c) {
+  const auto wrong = [](const char* name, const std::string& expected, const std::string& found) {
+    throw std::invalid_argument(std::string(name) + ": expected " + expected + ", found " + found);
+  };
+  if (c.shared_expert_hidden < 0) wrong("shared_expert_hidden", "0 or more", std::to_string(c.shared_expert_hidden));
+  if (c.routing == Routing::softmax) {
+    if (c.expert_groups != 1 || c.chosen_groups != 1 || c.expert_scale != 1)
+      wrong("routing", "sigmoid beside expert_groups, chosen_groups or expert_scale", "softmax");
+    return;
+  }
+  if (c.routing != Routing::sigmoid) wrong("routing", "softmax or sigmoid", std::to_string(static_cast<int>(c.routing)));
+  if (!(c.expert_scale > 0)) wrong("expert_scale", "more than 0", std::to_string(c.expert_scale));
+  if (c.expert_groups < 1 || c.experts % c.expert_groups != 0)
+    wrong("expert_groups", "a divisor of " + std::to_string(c.experts) + " (experts)", std::to_string(c.expert_groups));
+  if (c.chosen_groups < 1 || c.chosen_groups > c.expert_groups)
+    wrong("chosen_groups", "1 to " + std::to_string(c.expert_groups) + " (expert_groups)", std::to_string(c.chosen_groups));
+  const int64_t size = c.experts / c.expert_groups;
+  if (c.chosen_groups < c.expert_groups && size < 2)
+    wrong("expert_groups", "at least 2 experts in a group, whose two best are its score", std::to_string(size));
+  if (c.experts_per_token > c.chosen_groups * size)
+    wrong("experts_per_token", "at most " + std::to_string(c.chosen_groups * size) + " (experts in the chosen groups)",
+          std::to_string(c.experts_per_token));
+}
+
+ModelConfig checked(ModelConfig c) {
   const auto positive = [](const char* name, double value) {
     if (!(value > 0)) throw std::invalid_argument(std::string(name) + ": expected more than 0, found " + std::to_string(value));
   };
@@ -56,9 +81,17 @@ ModelConfig checked(const ModelConfig& c) {
   if (c.head_dim % 2 != 0 || c.head_dim > kMaxHeadDim)
     throw std::invalid_argument("head_dim: expected an even number up to " + std::to_string(kMaxHeadDim) + ", found " +
                                 std::to_string(c.head_dim));
+  if (c.rotary_dim == 0) c.rotary_dim = c.head_dim;
+  if (c.rotary_dim < 0 || c.rotary_dim % 2 != 0 || c.rotary_dim > c.head_dim)
+    throw std::invalid_argument("rotary_dim: expected an even number up to " + std::to_string(c.head_dim) + " (head_dim), found " +
+                                std::to_string(c.rotary_dim));
+  if (c.attention_block < 0)
+    throw std::invalid_argument("attention_block: expected 0 or more, found " + std::to_string(c.attention_block));
   if (c.experts == 0) {
     if (c.experts_per_token != 0 || c.expert_hidden != 0 || !c.dense_layers.empty())
       throw std::invalid_argument("experts: expected more than 0 beside experts_per_token, expert_hidden or dense_layers, found 0");
+    if (c.shared_expert_hidden != 0 || c.routing != Routing::softmax)
+      throw std::invalid_argument("experts: expected more than 0 beside shared_expert_hidden or a routing, found 0");
     return c;
   }
   for (const auto& [name, value] : {std::pair<const char*, int64_t>{"experts", c.experts},
@@ -72,6 +105,7 @@ ModelConfig checked(const ModelConfig& c) {
     if (c.dense_layers[i] < (i == 0 ? 0 : c.dense_layers[i - 1] + 1) || c.dense_layers[i] >= c.layers)
       throw std::invalid_argument("dense_layers: expected ascending layers below " + std::to_string(c.layers) + ", found " +
                                   std::to_string(c.dense_layers[i]) + " at " + std::to_string(i));
+  check_routing(c);
   return c;
 }
 
@@ -102,7 +136,8 @@ void check_place(int64_t i, int64_t place) {
 }
 
 // Checked before anything is written. Caches go by their name in the C interface, which leaves these checks to it.
-Layout lay_out(const RaggedBatch& batch, int64_t vocabulary, int64_t panel, uint64_t model) {
+Layout lay_out(const RaggedBatch& batch, const ModelConfig& c, int64_t panel, uint64_t model) {
+  const int64_t vocabulary = c.vocabulary;
   Layout layout;
   std::unordered_map<const KVCache*, int64_t> users;  // request of each cache
   if (batch.slots && batch.positions) throw std::invalid_argument("positions: expected none beside slots, found some");
@@ -136,10 +171,16 @@ Layout lay_out(const RaggedBatch& batch, int64_t vocabulary, int64_t panel, uint
         throw std::invalid_argument(entry("slots", i) + ": expected " + range(next, most) +
                                     " (ascending, and without a gap behind what its cache holds), found " + std::to_string(slot));
       check_place(i, place);
+      if (c.attention_block > 0 && place != slot)
+        throw std::invalid_argument(entry("places", i) + ": expected " + std::to_string(slot) +
+                                    " (its slot, by which this model tells blocks apart), found " + std::to_string(place));
       layout.add(slot, place);
       next = slot + 1;
     }
     const int64_t keys = std::max(cached, next), shadows = end - shadow_begin;
+    if (c.attention_block > 0 && shadows > 0)
+      throw std::invalid_argument(entry("twins", shadow_begin) + ": expected -1 (rows of this model see blocks, and a shadow has none), found " +
+                                  std::to_string(batch.twins[shadow_begin]));
     for (int64_t i = shadow_begin; i < end; ++i) {
       const int64_t twin = batch.twins[i], place = batch.places ? batch.places[i] : twin;
       if (twin < 0 || twin >= keys)
@@ -221,7 +262,7 @@ void select_queries(const RaggedBatch& batch, Layout& layout) {
     const int32_t *first = batch.rows + s.query_begin, *last = batch.rows + taken;
     s.shadow_queries = last - std::lower_bound(first, last, s.row_begin + s.rows - s.shadows);
   }
-  for (std::vector<int32_t>* each : {&layout.places, &layout.twins})
+  for (std::vector<int32_t>* each : {&layout.slots, &layout.places, &layout.twins})
     for (int64_t i = 0; !each->empty() && i < batch.selected; ++i)
       (*each)[static_cast<size_t>(i)] = (*each)[static_cast<size_t>(batch.rows[i])];
 }
@@ -254,7 +295,7 @@ struct Model::Impl {
         kernels(kernels_for(isa)),
         threads(checked_threads(n)),
         weights(config, format, kernels),
-        rope_table(config.rope_theta, config.head_dim) {}
+        rope_table(config.rope_theta, config.rotary_dim) {}
 
   void forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt);
 
@@ -271,15 +312,19 @@ struct Model::Impl {
 
 void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt) {
   const ModelConfig& c = config;
-  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim};
+  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, c.attention_block};
   Team team(threads, interrupt);
-  Layout layout = lay_out(batch, c.vocabulary, kernels.panel, serial);
+  Layout layout = lay_out(batch, c, kernels.panel, serial);
   workspace.fit(c, kernels.panel, layout.rows, layout.loose_keys);
   rope_table.grow(layout.farthest + 1);
   OpenCaches caches(batch, layout);  // a failure before it changes no cache
   if (batch.selected == 0 && !caches.any()) return;
   Workspace& w = workspace;
   const int64_t all = layout.rows;
+  const auto add_mlp = [&](const Linear& gate, const Linear& up, const Linear& down, int64_t rows) {
+    gated_linear(team, kernels, w.quantized, gate, up, w.h, rows, w.gate, w.up);
+    linear(team, kernels, w.quantized, {product(down, w.gate, rows, w.x, true)});
+  };
 
   for (int64_t i = 0; i < all; ++i) weights.embed(batch.tokens[i], w.x.row(i));
 
@@ -307,15 +352,17 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
       store_keys(team, kernels, shape, layout.spans, layout.slots.data(), w.k, w.v);
     }
     norm_and_rotate(team, kernels, rope_table, layer.q_norm, c.norm_eps, w.q, rows, layout.places.data(), c.heads, c.head_dim);
-    attention(team, kernels, shape, layout.spans, layout.twins.data(), w.q);
+    attention(team, kernels, shape, layout.spans, layout.slots.data(), layout.twins.data(), w.q);
     linear(team, kernels, w.quantized, {product(layer.o_proj, w.q, rows, w.x, true)});
 
     rms_norm(team, kernels, w.x, rows, layer.mlp_norm, c.norm_eps, w.h);
     if (c.has_experts(i)) {
-      mixture_of_experts(team, kernels, w.quantized, layer.router, layer.experts, w.h, rows, w.assignments, w.x);
+      const Choice choice{c.experts,       c.experts_per_token, c.routing, c.expert_groups,
+                          c.chosen_groups, c.expert_scale,      layer.router_bias.data()};
+      mixture_of_experts(team, kernels, w.quantized, layer.router, choice, layer.experts, w.h, rows, w.assignments, w.x);
+      if (c.shared_expert_hidden > 0) add_mlp(layer.shared.gate_proj, layer.shared.up_proj, layer.shared.down_proj, rows);
     } else {
-      gated_linear(team, kernels, w.quantized, layer.gate_proj, layer.up_proj, w.h, rows, w.gate, w.up);
-      linear(team, kernels, w.quantized, {product(layer.down_proj, w.gate, rows, w.x, true)});
+      add_mlp(layer.gate_proj, layer.up_proj, layer.down_proj, rows);
     }
   }
 

@@ -51,6 +51,10 @@ Weights::Weights(const ModelConfig& c, WeightFormat format, const KernelTable& k
       for (int64_t e = 0; e < c.experts; ++e)
         layer.experts.push_back({Linear(c.expert_hidden, c.d_model, format, kernels), Linear(c.expert_hidden, c.d_model, format, kernels),
                                  Linear(c.d_model, c.expert_hidden, format, kernels)});
+      if (c.shared_expert_hidden > 0)
+        layer.shared = {Linear(c.shared_expert_hidden, c.d_model, format, kernels),
+                        Linear(c.shared_expert_hidden, c.d_model, format, kernels),
+                        Linear(c.d_model, c.shared_expert_hidden, format, kernels)};
     } else {
       layer.gate_proj = Linear(c.mlp_hidden, c.d_model, format, kernels);
       layer.up_proj = Linear(c.mlp_hidden, c.d_model, format, kernels);
@@ -66,6 +70,7 @@ template <class F>
 void LayerWeights::vectors(const ModelConfig& c, const F& f) {
   f(attn_norm, c.d_model);
   f(mlp_norm, c.d_model);
+  if (c.routing == Routing::sigmoid && !experts.empty()) f(router_bias, c.experts);
   if (!c.qk_norm) return;
   f(q_norm, c.head_dim);
   f(k_norm, c.head_dim);
@@ -79,8 +84,11 @@ void LayerWeights::matrices(const F& f) {
     return;
   }
   f(router);
-  for (Expert& e : experts)
+  const auto expert = [&](Expert& e) {
     for (Linear* m : {&e.gate_proj, &e.up_proj, &e.down_proj}) f(*m);
+  };
+  for (Expert& e : experts) expert(e);
+  if (shared.gate_proj.channels() > 0) expert(shared);
 }
 
 template <class F>
@@ -193,6 +201,10 @@ void Weights::load(Team& team, Tensor tensor, int64_t layer, int64_t begin, int6
     case Tensor::expert_gate_proj: return load_matrix(team, at_expert().gate_proj, begin, rows, data, dtype);
     case Tensor::expert_up_proj: return load_matrix(team, at_expert().up_proj, begin, rows, data, dtype);
     case Tensor::expert_down_proj: return load_matrix(team, at_expert().down_proj, begin, rows, data, dtype);
+    case Tensor::router_bias: return load_vector(at().router_bias, begin, rows, data, dtype);
+    case Tensor::shared_gate_proj: return load_matrix(team, at().shared.gate_proj, begin, rows, data, dtype);
+    case Tensor::shared_up_proj: return load_matrix(team, at().shared.up_proj, begin, rows, data, dtype);
+    case Tensor::shared_down_proj: return load_matrix(team, at().shared.down_proj, begin, rows, data, dtype);
   }
   throw std::invalid_argument("unknown tensor " + std::to_string(static_cast<int>(tensor)));
 }

@@ -23,7 +23,9 @@ struct LayerWeights {
   Linear gate_proj, up_proj;      // [mlp_hidden, d_model]; empty where there are experts
   Linear down_proj;               // [d_model, mlp_hidden]; the same
   Linear router;                  // [experts, d_model] float32: it decides between experts, as the head between tokens
+  AlignedArray<float> router_bias;  // [experts]; empty without Routing::sigmoid
   std::vector<Expert> experts;    // empty in a dense layer
+  Expert shared;                  // [shared_expert_hidden, d_model] and the other way round; empty without
 
   // Calls f(vector, width) for every vector, or f(matrix) for every matrix, in an order that never changes.
   template <class F>

@@ -16,13 +16,14 @@ void Workspace::fit(const ModelConfig& c, int64_t panel, int64_t rows, int64_t k
   if (c.experts > 0) assignments.fit(c.experts, c.experts_per_token, c.d_model, c.expert_hidden, rows);
   if (rows <= rows_) return;
   const bool dense = c.experts == 0 || !c.dense_layers.empty();
+  const int64_t gated = std::max(dense ? c.mlp_hidden : 0, c.shared_expert_hidden);
   const std::pair<Rows*, int64_t> buffers[] = {{&x, c.d_model},
                                                {&h, c.d_model},
                                                {&q, c.heads * c.head_dim},
                                                {&k, c.kv_heads * c.head_dim},
                                                {&v, c.kv_heads * c.head_dim},
-                                               {&gate, dense ? c.mlp_hidden : 0},
-                                               {&up, dense ? c.mlp_hidden : 0}};
+                                               {&gate, gated},
+                                               {&up, gated}};
   int64_t total = 0;
   for (const auto& [buffer, width] : buffers) total += rows * row_stride(width);
   memory_ = AlignedArray<float>(total);

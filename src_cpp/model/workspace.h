@@ -18,8 +18,8 @@ class Workspace {
   Rows h;     // [rows, d_model] normalised
   Rows q;     // [rows, heads * head_dim] queries, then what they attended to
   Rows k, v;  // [rows, kv_heads * head_dim]
-  Rows gate;  // [rows, mlp_hidden]
-  Rows up;    // [rows, mlp_hidden]
+  Rows gate;  // [rows, mlp_hidden or shared_expert_hidden]
+  Rows up;    // the same
   Assignments assignments;  // of a mixture's rows to its experts
   QuantizedRows quantized;  // inputs of the matrix product under way, for integer weights
   AlignedArray<float> packed_k, packed_v;  // [keys, k_width], [keys, v_width]: the key stores of one layer, request after request

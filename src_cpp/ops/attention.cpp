@@ -43,6 +43,17 @@ struct View {
   const int32_t* hidden;  // [queries]; nullptr: none
 };
 
+// A view for each block of a request's queries, which ascend by slot. It ends where the keys of its block do, so that a row's bits depend
+// on those alone.
+void add_blocks(const Span& s, int64_t queries, int64_t block, const int32_t* slots, std::vector<View>& views) {
+  for (int64_t begin = s.query_begin, end = begin + queries; begin < end;) {
+    const int64_t block_end = (slots[begin] / block + 1) * block;
+    const int64_t next = std::lower_bound(slots + begin, slots + end, block_end) - slots;
+    views.push_back({s, begin, next - begin, std::min(block_end, s.keys), nullptr});
+    begin = next;
+  }
+}
+
 }  // namespace
 
 void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* slots,
@@ -73,14 +84,18 @@ void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& sh
   });
 }
 
-void attention(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* twins,
-               Rows q) {
+void attention(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* slots,
+               const int32_t* twins, Rows q) {
   const int64_t dim = shape.head_dim, width = round_up(dim, kernels.panel), tile_rows = kernels.attention_rows;
   const int64_t group = shape.heads / shape.kv_heads;  // query heads that share a head of keys
   std::vector<View> views;
   for (const Span& s : spans) {
     const int64_t ordinary = s.queries - s.shadow_queries, shadow_begin = s.query_begin + ordinary;
-    views.push_back({s, s.query_begin, ordinary, s.keys, nullptr});
+    if (shape.block > 0) {
+      add_blocks(s, ordinary, shape.block, slots, views);
+    } else {
+      views.push_back({s, s.query_begin, ordinary, s.keys, nullptr});
+    }
     if (s.shadow_queries > 0) views.push_back({s, shadow_begin, s.shadow_queries, s.stored(), twins + shadow_begin});
   }
   // A unit is one tile of the queries of one head of keys, row by row and head by head of its group: together they load those keys once.

@@ -1,4 +1,4 @@
-// Bidirectional attention within each request of a ragged batch.
+// Attention within each request of a ragged batch: to all of its keys, or to those up to the end of a row's own block.
 #pragma once
 
 #include <vector>
@@ -36,6 +36,7 @@ struct AttentionShape {
   int64_t heads;
   int64_t kv_heads;  // query head h reads keys and values of head h / (heads / kv_heads)
   int64_t head_dim;
+  int64_t block = 0;  // ModelConfig::attention_block
 };
 
 // Floats of K and of V for one key of all heads.
@@ -47,9 +48,9 @@ int64_t v_width(const AttentionShape& shape, int64_t panel);
 void store_keys(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* slots,
                 Rows k, Rows v);
 
-// q [queries, heads * head_dim] becomes softmax(q . k^T / sqrt(head_dim)) . v, in place. twins [queries] are the slots that shadows do not
-// see; of other queries nothing is read.
-void attention(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* twins,
-               Rows q);
+// q [queries, heads * head_dim] becomes softmax(q . k^T / sqrt(head_dim)) . v, in place. slots [queries] tell blocks apart. twins [queries]
+// are the slots that shadows do not see; of other queries nothing is read.
+void attention(Team& team, const KernelTable& kernels, const AttentionShape& shape, const std::vector<Span>& spans, const int32_t* slots,
+               const int32_t* twins, Rows q);
 
 }  // namespace llada

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <tuple>
 #include <utility>
 
@@ -24,36 +25,85 @@ void place(int64_t experts, int64_t rows, Assignments& a) {
 
 Rows from(Rows rows, int64_t begin) { return {rows.row(begin), rows.stride}; }
 
+// Added to the sum of the chosen sigmoids, as in the published model: a row of zeros has weights of zero.
+constexpr double kLeastTotal = 1e-20;
+
+// The logits become their softmax, and the scores too. False when they are not all finite.
+bool score_softmax(const Choice& choice, float* logits, float* scores) {
+  const float most = *std::max_element(logits, logits + choice.experts);
+  double total = 0;
+  for (int64_t e = 0; e < choice.experts; ++e) total += std::exp(static_cast<double>(logits[e]) - most);
+  for (int64_t e = 0; e < choice.experts; ++e)
+    scores[e] = logits[e] = static_cast<float>(std::exp(static_cast<double>(logits[e]) - most) / total);
+  return !std::isnan(total);
+}
+
+// The logits become their sigmoids, and the scores those plus the bias. False when they are not all finite.
+bool score_sigmoid(const Choice& choice, float* logits, float* scores) {
+  double total = 0;
+  for (int64_t e = 0; e < choice.experts; ++e) {
+    logits[e] = static_cast<float>(1 / (1 + std::exp(-static_cast<double>(logits[e]))));
+    scores[e] = logits[e] + choice.bias[e];
+    total += scores[e];
+  }
+  return std::isfinite(total);
+}
+
+// The index of the largest value behind `last` in descending order, equal ones by index; -1 is before them all.
+template <class Value>
+int64_t next_largest(int64_t n, int64_t last, const Value& value) {
+  int64_t best = -1;
+  for (int64_t i = 0; i < n; ++i) {
+    const bool left = last < 0 || value(i) < value(last) || (value(i) == value(last) && i > last);
+    if (left && (best < 0 || value(i) > value(best))) best = i;
+  }
+  return best;
+}
+
+// Leaves only the experts of the chosen groups with scores above minus infinity.
+void keep_groups(const Choice& choice, float* scores) {
+  const int64_t size = choice.experts / choice.groups;
+  const auto rank = [&](int64_t group) {  // the sum of the two largest scores
+    float first = -std::numeric_limits<float>::infinity(), second = first;
+    for (const float *s = scores + group * size, *end = s + size; s < end; ++s) {
+      if (*s > first) second = first, first = *s;
+      else if (*s > second) second = *s;
+    }
+    return first + second;
+  };
+  int64_t last = -1;
+  for (int64_t n = 0; n < choice.chosen_groups; ++n) last = next_largest(choice.groups, last, rank);
+  const float least = rank(last);
+  for (int64_t g = 0; g < choice.groups; ++g) {
+    const float own = rank(g);
+    if (own < least || (own == least && g > last)) std::fill_n(scores + g * size, size, -std::numeric_limits<float>::infinity());
+  }
+}
+
 }  // namespace
 
-void route(float* logits, int64_t experts, int64_t chosen, int32_t* ids, float* weights) {
-  const float most = *std::max_element(logits, logits + experts);
-  double total = 0;
-  for (int64_t e = 0; e < experts; ++e) total += std::exp(static_cast<double>(logits[e]) - most);
-  if (std::isnan(total)) {
-    for (int64_t n = 0; n < chosen; ++n) ids[n] = static_cast<int32_t>(n), weights[n] = static_cast<float>(total);
+void route(const Choice& choice, float* logits, float* scores, int32_t* ids, float* weights) {
+  const bool finite = choice.routing == Routing::softmax ? score_softmax(choice, logits, scores) : score_sigmoid(choice, logits, scores);
+  if (!finite) {
+    for (int64_t n = 0; n < choice.chosen; ++n) ids[n] = static_cast<int32_t>(n), weights[n] = std::numeric_limits<float>::quiet_NaN();
     return;
   }
-  for (int64_t e = 0; e < experts; ++e) logits[e] = static_cast<float>(std::exp(static_cast<double>(logits[e]) - most) / total);
-  int64_t last = -1;
-  for (int64_t n = 0; n < chosen; ++n) {
-    int64_t best = -1;
-    for (int64_t e = 0; e < experts; ++e) {
-      const bool left = last < 0 || logits[e] < logits[last] || (logits[e] == logits[last] && e > last);
-      if (left && (best < 0 || logits[e] > logits[best])) best = e;
-    }
-    ids[n] = static_cast<int32_t>(best);
-    last = best;
-  }
-  std::sort(ids, ids + chosen);
-  for (int64_t n = 0; n < chosen; ++n) weights[n] = logits[ids[n]];
+  if (choice.chosen_groups < choice.groups) keep_groups(choice, scores);
+  int64_t best = -1;
+  for (int64_t n = 0; n < choice.chosen; ++n)
+    ids[n] = static_cast<int32_t>(best = next_largest(choice.experts, best, [&](int64_t e) { return scores[e]; }));
+  std::sort(ids, ids + choice.chosen);
+  double total = 0;
+  for (int64_t n = 0; n < choice.chosen; ++n) total += logits[ids[n]];
+  const double shared = choice.routing == Routing::sigmoid && choice.chosen > 1 ? total + kLeastTotal : 1;
+  for (int64_t n = 0; n < choice.chosen; ++n) weights[n] = static_cast<float>(logits[ids[n]] / shared * choice.scale);
 }
 
 void Assignments::fit(int64_t experts, int64_t chosen_experts, int64_t d_model, int64_t hidden, int64_t rows) {
   if (rows <= rows_) return;
   const int64_t all = rows * chosen_experts;
   const std::tuple<Rows*, int64_t, int64_t> buffers[] = {
-      {&logits, rows, experts}, {&copies, all, d_model}, {&gate, all, hidden}, {&up, all, hidden}};
+      {&logits, rows, experts}, {&scores, rows, experts}, {&copies, all, d_model}, {&gate, all, hidden}, {&up, all, hidden}};
   int64_t total = 0;
   for (const auto& [buffer, count, width] : buffers) total += count * row_stride(width);
   AlignedArray<float> memory(total), new_weights(all);
@@ -78,12 +128,13 @@ int64_t Assignments::bytes() const {
   return (memory_.size() + weights.size() + ids.size() + slots.size() + begins.size()) * static_cast<int64_t>(sizeof(float));
 }
 
-void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const Linear& router,
+void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const Linear& router, const Choice& choice,
                         const std::vector<Expert>& experts, Rows h, int64_t rows, Assignments& a, Rows x) {
   const int64_t count = router.channels(), d_model = router.depth();
   linear(team, kernels, quantized, {product(router, h, rows, a.logits)});
   team.split(rows, 1 + 4096 / count, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) route(a.logits.row(r), count, a.chosen, &a.ids[r * a.chosen], &a.weights[r * a.chosen]);
+    for (int64_t r = begin; r < end; ++r)
+      route(choice, a.logits.row(r), a.scores.row(r), &a.ids[r * a.chosen], &a.weights[r * a.chosen]);
   });
   place(count, rows, a);
   const int64_t grain = 1 + 32768 / (d_model * a.chosen);

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "llada/model.h"
 #include "ops/linear.h"
 
 namespace llada {
@@ -12,9 +13,18 @@ struct Expert {
   Linear down_proj;           // [d_model, hidden]
 };
 
-// Turns the logits [experts] of a row into their softmax, and chooses the most probable experts, of two equal ones that with the lower
-// id: ids [chosen] ascend, weights [chosen] are their probabilities and do not add up to one. They are NaN when the softmax is.
-void route(float* logits, int64_t experts, int64_t chosen, int32_t* ids, float* weights);
+// How a router chooses, as ModelConfig says.
+struct Choice {
+  int64_t experts, chosen;
+  Routing routing = Routing::softmax;
+  int64_t groups = 1, chosen_groups = 1;
+  double scale = 1;
+  const float* bias = nullptr;  // [experts]; with Routing::sigmoid
+};
+
+// The experts of a row by its logits [experts], which become probabilities: ids [chosen] ascend, weights [chosen] are theirs. A row whose
+// scores [experts] are not all finite goes to the first experts with weights that are NaN.
+void route(const Choice& choice, float* logits, float* scores, int32_t* ids, float* weights);
 
 // Which rows go to which experts, and the rows on their way, kept from call to call and grown to the largest. Every row has `chosen`
 // copies; those of one expert lie side by side, so that an expert is one matrix product.
@@ -25,7 +35,7 @@ class Assignments {
   int64_t bytes() const;
 
   int64_t chosen = 0;
-  Rows logits{};                 // [rows, experts] of the router
+  Rows logits{}, scores{};       // [rows, experts] of the router, and what the choice goes by
   Rows copies{};                 // [rows * chosen, d_model] inputs of the experts, then their outputs
   Rows gate{}, up{};             // [rows * chosen, hidden]
   AlignedArray<int32_t> ids;     // [rows, chosen]
@@ -42,7 +52,7 @@ class Assignments {
 
 // x += sum over the chosen experts, in ascending order of their ids, of weight * down(silu(gate(h)) * up(h)). The bits of a row do not
 // depend on its company. The router's matrix [experts, d_model] is float32.
-void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const Linear& router,
+void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const Linear& router, const Choice& choice,
                         const std::vector<Expert>& experts, Rows h, int64_t rows, Assignments& a, Rows x);
 
 }  // namespace llada

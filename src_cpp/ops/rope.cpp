@@ -29,7 +29,7 @@ void rope(Team& team, const KernelTable& kernels, const RopeTable& table, Rows x
   team.split(rows, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r)
       for (int64_t h = 0; h < heads; ++h)
-        kernels.rope_f32(x.row(r) + h * head_dim, table.cos(positions[r]), table.sin(positions[r]), static_cast<int>(head_dim / 2));
+        kernels.rope_f32(x.row(r) + h * head_dim, table.cos(positions[r]), table.sin(positions[r]), static_cast<int>(table.half()));
   });
 }
 

@@ -1,4 +1,4 @@
-// Rotary position embedding, rotate-half: dimension i of a head is paired with i + head_dim / 2.
+// Rotary position embedding, rotate-half: of the first rotary_dim dimensions of a head, i is paired with i + rotary_dim / 2.
 #pragma once
 
 #include <vector>
@@ -10,10 +10,11 @@ namespace llada {
 // cos and sin of position * theta^(-2 i / head_dim), grown to the longest request seen.
 class RopeTable {
  public:
-  RopeTable(double theta, int64_t head_dim) : theta_(theta), half_(head_dim / 2) {}
+  RopeTable(double theta, int64_t rotary_dim) : theta_(theta), half_(rotary_dim / 2) {}
   void grow(int64_t positions);
   const float* cos(int64_t position) const { return cos_.data() + position * half_; }
   const float* sin(int64_t position) const { return sin_.data() + position * half_; }
+  int64_t half() const { return half_; }
   int64_t bytes() const { return static_cast<int64_t>((cos_.size() + sin_.size()) * sizeof(float)); }
 
  private:
