@@ -21,7 +21,8 @@ cdef extern from "Python.h":
 
 
 TENSORS = ("embedding", "attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "mlp_norm", "gate_proj", "up_proj", "down_proj",
-           "final_norm", "head", "q_norm", "k_norm", "router", "expert_gate_proj", "expert_up_proj", "expert_down_proj")
+           "final_norm", "head", "q_norm", "k_norm", "router", "expert_gate_proj", "expert_up_proj", "expert_down_proj",
+           "q_bias", "k_bias", "v_bias")
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 
 
@@ -116,6 +117,7 @@ cdef class NativeModel:
         c.norm_eps, c.rope_theta, c.tied_head = config.rms_norm_eps, config.rope_theta, config.weight_tying
         c.qk_norm, c.experts, c.experts_per_token = config.qk_norm, config.n_experts, config.experts_per_token
         c.expert_hidden, c.dense_layers = config.expert_hidden_size, config.dense_layers
+        c.qkv_bias = config.qkv_bias
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
         cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)

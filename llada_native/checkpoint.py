@@ -250,7 +250,8 @@ class RandomWeights:
         for spec, child in zip(specs, np.random.SeedSequence(self.seed).spawn(len(specs)), strict=True):
             rng = np.random.Generator(np.random.SFC64(child))
             if len(spec.shape) == 1:
-                yield spec, 0, rng.uniform(0.7, 1.3, spec.shape).astype(np.float32)
+                middle = 0.0 if spec.role.endswith("_bias") else 1.0
+                yield spec, 0, rng.uniform(middle - 0.3, middle + 0.3, spec.shape).astype(np.float32)
                 continue
             rows, columns = spec.shape
             step = max(1, SLICE_BYTES // (4 * columns))

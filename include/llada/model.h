@@ -23,6 +23,7 @@ struct ModelConfig {
   double rope_theta = 0;
   bool tied_head = false;
   bool qk_norm = false;          // queries and keys are normalised head by head, before RoPE
+  bool qkv_bias = false;         // queries, keys and values have a bias, before that
   // Mixtures of experts instead of MLPs, none by default. A row goes to the most probable ones by a softmax over all, weighted with these
   // probabilities as they are.
   int64_t experts = 0;
@@ -53,6 +54,9 @@ enum class Tensor : int32_t {
   expert_gate_proj,  // [expert_hidden, d_model]
   expert_up_proj,    // [expert_hidden, d_model]
   expert_down_proj,  // [d_model, expert_hidden]
+  q_bias,       // [heads * head_dim]; with qkv_bias
+  k_bias,       // [kv_heads * head_dim]; with qkv_bias
+  v_bias,       // [kv_heads * head_dim]; with qkv_bias
 };
 
 // Requests of different lengths, end to end: no padding exists.
