@@ -482,12 +482,13 @@ def test_tasks_give_what_generate_gives(model, options):
     assert task.sequence.tolist() == out.sequences[0].tolist()
 
 
+@pytest.mark.parametrize("gen", [1, 8])
 @pytest.mark.parametrize("pos", [1, 4, 5, 6])
-def test_a_task_behind_a_cache(sharp, pos):
+def test_a_task_behind_a_cache(sharp, pos, gen):
     """Where a mask stands behind what the cache is asked for, the row before it is computed again: with fresh keys that is exact."""
     model, c, tensors = sharp
     prompt = ids_of(6)
-    first, second = InferTask("a", prompt, 8), InferTask("b", prompt, 8)
+    first, second = InferTask("a", prompt, gen), InferTask("b", prompt, gen)
     cache = model.create_kv_cache()
     first.bind_kvcache(cache)
     model.batch_infer_one_round([first])
