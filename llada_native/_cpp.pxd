@@ -81,7 +81,7 @@ cdef extern from "llada/model.h" namespace "llada" nogil:
     cdef cppclass ModelConfig:
         int64_t layers, d_model, heads, kv_heads, head_dim, mlp_hidden, vocabulary
         double norm_eps, rope_theta
-        bool tied_head, qk_norm
+        bool tied_head, qk_norm, qkv_bias
         int64_t experts, experts_per_token, expert_hidden
         vector[int64_t] dense_layers
         int64_t rotary_dim, attention_block

@@ -22,7 +22,8 @@ cdef extern from "Python.h":
 
 TENSORS = ("embedding", "attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "mlp_norm", "gate_proj", "up_proj", "down_proj",
            "final_norm", "head", "q_norm", "k_norm", "router", "expert_gate_proj", "expert_up_proj", "expert_down_proj",
-           "router_bias", "shared_gate_proj", "shared_up_proj", "shared_down_proj")
+           "router_bias", "shared_gate_proj", "shared_up_proj", "shared_down_proj",
+           "q_bias", "k_bias", "v_bias")
 ROUTINGS = ("softmax", "sigmoid")
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 
@@ -122,6 +123,7 @@ cdef class NativeModel:
         c.routing = <cpp.Routing> <int> ROUTINGS.index(config.routing)
         c.expert_groups, c.chosen_groups, c.expert_scale = config.expert_groups, config.chosen_groups, config.expert_scale
         c.shared_expert_hidden = config.shared_expert_hidden_size
+        c.qkv_bias = config.qkv_bias
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
         cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)

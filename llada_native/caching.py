@@ -93,7 +93,10 @@ class CachePolicy(Protocol):
         ...
 
     def rows(self, view: View, held: Held) -> NDArray[np.intp] | None:
-        """The positions that the next pass computes, ascending, the open ones among them. None: all. The first pass computes all."""
+        """The positions that the next pass computes, ascending, the open ones among them. None: all. The first pass computes all.
+
+        Where logits are shifted, the positions before the open ones are added.
+        """
         ...
 
     def renews(self, view: View, held: Held) -> bool:

@@ -323,8 +323,8 @@ class RandomWeights:
         for spec, child in zip(specs, np.random.SeedSequence(self.seed).spawn(len(specs)), strict=True):
             rng = np.random.Generator(np.random.SFC64(child))
             if len(spec.shape) == 1:
-                least, most = (-0.1, 0.1) if spec.role == "router_bias" else (0.7, 1.3)
-                yield spec, 0, rng.uniform(least, most, spec.shape).astype(np.float32)
+                middle, spread = (0.0, 0.1) if spec.role == "router_bias" else (0.0 if spec.role.endswith("_bias") else 1.0, 0.3)
+                yield spec, 0, rng.uniform(middle - spread, middle + spread, spec.shape).astype(np.float32)
                 continue
             rows, columns = spec.shape
             step = max(1, SLICE_BYTES // (4 * columns))

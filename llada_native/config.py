@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import ModelFormatError, UnsupportedModelError
-from .families import FAMILIES, KNOWN_BUT_ABSENT, LLADA, Family
+from .families import FAMILIES, LLADA, Family
 
 LARGEST_DIMENSION = 1 << 24
 LARGEST_LAYERS = 1 << 12
@@ -28,6 +28,11 @@ class ModelConfig:
         Of the published weights, as config.json states it.
     qk_norm : bool
         Queries and keys are normalised head by head, before RoPE.
+    qkv_bias : bool
+        Queries, keys and values have a bias, which is added before that.
+    shifted_logits : bool
+        The row before a position predicts its token, as in the autoregressive models that such a model grew from; the first row predicts
+        the first token and the second. The package shifts them: all its logits are those of their own positions.
     n_experts, experts_per_token, expert_hidden_size : int
         Of a mixture of experts, 0 without.
     dense_layers : tuple of int
@@ -61,6 +66,8 @@ class ModelConfig:
     dtype: str | None = None
     architecture: str = "LLaDAModelLM"
     qk_norm: bool = False
+    qkv_bias: bool = False
+    shifted_logits: bool = False
     n_experts: int = 0
     experts_per_token: int = 0
     expert_hidden_size: int = 0
@@ -95,8 +102,9 @@ class ModelConfig:
 
     def n_parameters(self) -> int:
         norms = 2 * self.d_model + (2 * self.head_dim if self.qk_norm else 0)
-        biases = self.routers() // self.d_model if self.routing == "sigmoid" else 0
-        return self.matrices() + self.n_layers * norms + biases + self.d_model
+        biases = (self.n_heads + 2 * self.n_kv_heads) * self.head_dim if self.qkv_bias else 0
+        router_biases = self.routers() // self.d_model if self.routing == "sigmoid" else 0
+        return self.matrices() + self.n_layers * (norms + biases) + router_biases + self.d_model
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
@@ -136,9 +144,6 @@ class _Reader:
         head_dim = self.head_dim(family, d_model, n_heads)
         if n_heads % n_kv_heads:
             raise self.wrong(key["n_kv_heads"], f"a divisor of {key['n_heads']} ({n_heads})", n_kv_heads)
-        mask_token_id = self.token("mask_token_id", vocabulary)
-        if mask_token_id is None and family.mask_token_id is not None and family.mask_token_id < vocabulary:
-            mask_token_id = family.mask_token_id
         n_layers = self.integer(key["n_layers"], largest=LARGEST_LAYERS)
         return ModelConfig(
             n_layers=n_layers,
@@ -151,14 +156,16 @@ class _Reader:
             rope_theta=self.positive(key["rope_theta"]),
             rms_norm_eps=self.positive(key["rms_norm_eps"]),
             weight_tying="weight_tying" in key and self.boolean(key["weight_tying"]),
-            mask_token_id=mask_token_id,
-            eos_token_id=self.token("eos_token_id", vocabulary),
+            mask_token_id=self.token("mask_token_id", vocabulary, family.mask_token_id),
+            eos_token_id=self.token("eos_token_id", vocabulary, family.eos_token_id),
             eot_token_id=self.token("eot_token_id", vocabulary),
             dtype=self.dtype(),
             architecture=architecture,
             head_dim=head_dim,
             rotary_dim=self.rotary_dim(family, head_dim) if "rotary_share" in key else head_dim,
             attention_block=family.attention_block,
+            qkv_bias=family.qkv_bias,
+            shifted_logits=family.shifted_logits,
             **(self.experts(family, n_layers) if "n_experts" in key else {}),
         )
 
@@ -252,11 +259,8 @@ class _Reader:
         if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
             raise self.wrong("architectures", "a list whose first entry names the model class", architectures)
         name: str = architectures[0]
-        runs = f"this version runs {', '.join(FAMILIES)}"
-        if name in KNOWN_BUT_ABSENT:
-            raise UnsupportedModelError(f"{self.source}: architecture {name} is not implemented yet; {runs}")
         if name not in FAMILIES:
-            raise UnsupportedModelError(f"{self.source}: unknown architecture {name!r}; {runs}")
+            raise UnsupportedModelError(f"{self.source}: unknown architecture {name!r}; this version runs {', '.join(FAMILIES)}")
         return name
 
     def refuse_relatives(self, family: Family) -> None:
@@ -304,10 +308,10 @@ class _Reader:
             raise self.wrong(key, "true or false", value)
         return value
 
-    def token(self, key: str, vocabulary: int) -> int | None:
+    def token(self, key: str, vocabulary: int, default: int | None = None) -> int | None:
         value = self.config.get(key)
         if value is None:
-            return None
+            return default if default is not None and default < vocabulary else None
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocabulary:
             raise self.wrong(key, f"a token id from 0 to {vocabulary - 1}", value)
         return value

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .backend import Backend, Cache
 from .caching import NEVER, Committed, Held, View
 from .canvas import Canvas, transfer_quotas
-from .denoiser import NOWHERE, Pass, Prediction
+from .denoiser import NOWHERE, Pass, Prediction, sources
 from .editors import Turn
 from .result import IntArray
 from .trace import EDIT, FILL, REVEAL, REVOKE, Growth, Write
@@ -106,7 +106,9 @@ class Course:
             if self._rows is not None and method.canvas.grows:
                 looked = NOWHERE  # it judges the whole answer, or not at all
         else:
-            self._rows = np.arange(start, len(c.ids)) if start else None
+            # A mask at `start` may be predicted by the row before it.
+            first = min([start, *sources(masks[:1], self.backend.config.shifted_logits).tolist()]) if start else 0
+            self._rows = np.arange(first, len(c.ids)) if first else None
         twins = verified = NOWHERE
         if method.editor.verifies and len(written := c.written(self.begin, self.end)):
             twins, verified = np.arange(self.begin, self.end), written
@@ -340,6 +342,8 @@ class Course:
         rows = indices(rows, f"cache: expected positions below {length} from {policy!r}")
         if len(rows) and (rows[0] < 0 or rows[-1] >= length or (np.diff(rows) < 1).any()):
             raise ValueError(f"cache: expected ascending positions below {length} from {policy!r}, found {rows}")
+        if self.backend.config.shifted_logits:
+            rows = np.union1d(rows, sources(wanted, True))
         if self._window is not None:
             rows = np.intersect1d(np.union1d(rows, np.flatnonzero(self._held.age == NEVER)), self._window)
         if len(rows) == (length if self._window is None else len(self._window)):

@@ -46,13 +46,13 @@ class Pass:
     rows : intp [computed] or None
         Positions that are computed, ascending. They see the keys and values that the caches hold of the others. None: all positions.
     open : intp [open]
-        Positions whose prediction is wanted, ascending, all of them computed.
+        Positions whose prediction is wanted, ascending, all of them computed, and the rows that predict them (`sources`).
     caches : sequence
         A cache for the canvas and, for guidance, one for its unconditional half; or none.
     wants : set of str
         Those of `WANTS` that are wanted of the open positions.
     looked : intp [looked]
-        Other positions whose most likely token is wanted, ascending, all of them computed. No random numbers are drawn for them.
+        Other positions whose most likely token is wanted, ascending, computed as the open ones are. No random numbers are drawn for them.
     window : intp [window] or None
         The positions that exist for this pass and those whose keys its caches hold, ascending. None: all.
     twins : intp [twins]
@@ -134,7 +134,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Request:
-    """Tokens that are computed, and the rows among them whose hidden state is wanted.
+    """Tokens that are computed, and the rows among them whose prediction is wanted.
 
     They stand at the positions from `start` on, or at `slots` where those have gaps. `places` are their positions for RoPE where those are
     others, `twins` the slots of which they are masks beside, -1 for ordinary tokens.
@@ -184,6 +184,11 @@ class Request:
                    None if slots is None else np.concatenate([slots, np.full(len(beside), NO_TWIN)]),
                    None if places is None else np.concatenate([places, part.twins]),
                    np.concatenate([np.full(count, NO_TWIN), beside]))
+
+
+def sources(positions: NDArray[np.intp], shifted: bool) -> NDArray[np.intp]:
+    """The rows that predict positions: their own or, where logits are shifted, those before them. The first one predicts itself too."""
+    return np.maximum(positions - 1, 0) if shifted else positions
 
 
 def _laid(parts: list[NDArray[np.intp]]) -> IntArray:
@@ -243,11 +248,13 @@ class Denoiser:
         return out
 
     def hidden(self, requests: Sequence[Request]) -> NDArray[Any]:
-        """Final-norm output of the wanted rows, request after request."""
+        """Final-norm output that predicts the wanted rows, request after request."""
         tokens = np.concatenate([r.tokens for r in requests])
         lengths = np.array([len(r.tokens) for r in requests], np.int32)
         begins = np.cumsum(lengths) - lengths
-        rows = np.concatenate([begin + r.rows for begin, r in zip(begins, requests, strict=True)]).astype(np.int32)
+        shifted = self.backend.config.shifted_logits
+        rows = np.concatenate([begin + sources(r.rows, shifted) for begin, r in zip(begins, requests, strict=True)]).astype(np.int32)
+        distinct, uses = np.unique(rows, return_inverse=True) if shifted else (rows, None)  # a first row may serve two positions
         cached = any(r.cache is not None for r in requests)
         caches = [r.cache for r in requests] if cached else None
         more: dict[str, Any] = {}
@@ -260,12 +267,12 @@ class Denoiser:
         positions = np.array([r.start for r in requests], np.int32) if cached and "slots" not in more else None
         clock = time.perf_counter()
         with self._named("forward pass", f"{len(lengths)} request(s) of {lengths.min()} to {lengths.max()} tokens, {len(tokens)} rows, "
-                                         f"{len(rows)} of them wanted"):
-            out = self.backend.hidden(tokens, lengths, rows, positions, caches, **more)
+                                         f"{len(distinct)} of them wanted"):
+            out = self.backend.hidden(tokens, lengths, distinct, positions, caches, **more)
         self.seconds_forward += time.perf_counter() - clock
         self.n_forward += 1
         self.rows_computed += len(tokens)
-        return out
+        return out if len(distinct) == len(rows) else out[uses]
 
     def logits(self, hidden: NDArray[Any], out: NDArray[np.float32]) -> None:
         """out[rows, vocabulary]"""

@@ -21,10 +21,14 @@ class Family:
     names : dict
         Role of a tensor -> its name, `{layer}` standing for the layer and `{expert}` for the expert. Tensors of one name are stored one
         below another, in the order of `backend.tensor_specs`.
-    mask_token_id : int or None
-        Where config.json does not state it.
+    mask_token_id, eos_token_id : int or None
+        Where config.json does not state them.
+    end_of_turn : str
+        The token that ends one, where the tokenizer has it.
     stores_tied_head : bool
         A head that is the embedding may be stored all the same.
+    qkv_bias, shifted_logits : bool
+        As `ModelConfig` has them.
     stacked : dict
         Role of an expert's tensor -> the name under which some checkpoints store those of all experts as one, [experts, out, in].
     refused : dict
@@ -38,10 +42,14 @@ class Family:
     required: tuple[str, ...]
     names: Mapping[str, str]
     mask_token_id: int | None = None
+    eos_token_id: int | None = None
+    end_of_turn: str = "<|eot_id|>"
     stores_tied_head: bool = False
     stacked: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     attention_block: int = 0
+    qkv_bias: bool = False
+    shifted_logits: bool = False
 
 
 # ML-GSAI/LLaDA. The leaf `ff_out` occurs twice: inside a block it is the down projection, outside the head. Defaults of the class are
@@ -189,7 +197,29 @@ LLADA2 = Family(
     mask_token_id=156895,
     attention_block=32)
 
+# Dream-7B (arXiv:2508.15487), DiffuCoder and Dream-Coder: the layers of Qwen2.5, from which they were trained on. Its class gives queries,
+# keys and values a bias whatever the configuration says, and defaults to Llama's shape.
+DREAM = Family(
+    keys=ILLADA.keys,
+    fixed={
+        "hidden_act": ("silu",),
+        "attention_bias": (True, None),
+        "mlp_bias": (False, None),
+        "use_sliding_window": (False, None),
+        "rope_scaling": (None,),
+        "quantization_config": (None,),
+    },
+    required=("hidden_act",),
+    names={
+        **ILLADA.names,
+        **{f"{part}_bias": f"model.layers.{{layer}}.self_attn.{part}_proj.bias" for part in "qkv"},
+    },
+    mask_token_id=151666,
+    eos_token_id=151643,
+    end_of_turn="<|im_end|>",
+    stores_tied_head=True,
+    qkv_bias=True,
+    shifted_logits=True)
+
 FAMILIES: dict[str, Family] = {"LLaDAModelLM": LLADA, "ILLaDAForCausalLM": ILLADA, "LLaDAMoEModelLM": LLADA_MOE,
-                               "LLaDA2MoeModelLM": LLADA2}
-# Of the family too, and known, but not run by this version.
-KNOWN_BUT_ABSENT = ("DreamModel",)
+                               "LLaDA2MoeModelLM": LLADA2, "DreamModel": DREAM}

@@ -49,6 +49,9 @@ class Generation:
             if not o.method.exact and o.mask_id in prompt:
                 raise ValueError(f"prompts[{i}]: expected no mask token, for only selector='quota' without another cache, canvas or editor "
                                  "knows what to do with one, as the reference sampler does; infill fills the masks of a text")
+            if o.method.editor.verifies and model.config.shifted_logits:
+                raise ValueError(f"editor: {o.editor!r} tests a token by a mask in its place, but {model.config.architecture} predicts it "
+                                 "in the row before, which has seen it; expected another editor")
 
     def run(self, verbose: bool, callback: Callable[[Step], object] | None, fallback: str | None) -> GenerationResult:
         """Generate, and when the engine fails start again with another backend, if that is wanted."""

@@ -17,7 +17,7 @@ class KVCache:
     A task with a cache bound at position 0 computes its whole sequence in every round, which is exact, and leaves its keys and values
     in the cache. Bound at position p, it computes the rows from p on and takes the keys and values before p from the cache. In a
     bidirectional model those depend on the whole sequence, so this is an approximation (the prefix cache of Fast-dLLM,
-    arXiv:2505.22618): as good as the cache is fresh.
+    arXiv:2505.22618): as good as the cache is fresh. Where logits are shifted and a mask stands at p, row p - 1 is computed too.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from .checkpoint import read_json, tensor_name
 from .config import ModelConfig
 from .errors import ModelFormatError, ModelMemoryError
 from .fallback import FALLBACKS
+from .families import FAMILIES
 from .machine import available_memory, default_threads
 from .tokenizer import Tokenizer, special_token_id
 
@@ -19,7 +20,6 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4")
 GROUP_SIZES = (32, 64, 128)
 DEFAULT_GROUP_SIZE = 64
 BACKENDS = ("native", "reference", "placeholder")
-EOT = "<|eot_id|>"
 GIB = 1 << 30
 
 
@@ -138,12 +138,12 @@ def generation_defaults(folder: Path, config: ModelConfig, tokenizer: Tokenizer 
 
 def token_defaults(config: ModelConfig, tokenizer: Tokenizer | None, folder: Path | None) -> dict[str, Any]:
     """Token ids as far as the checkpoint states them. LLaDA-8B names the end of a turn in its tokenizer only."""
-    eot = config.eot_token_id
+    eot, name = config.eot_token_id, FAMILIES[config.architecture].end_of_turn
     if eot is None and tokenizer is not None:
-        eot = tokenizer.token_id(EOT)
+        eot = tokenizer.token_id(name)
     elif eot is None and folder is not None:
-        eot = special_token_id(folder, EOT)
+        eot = special_token_id(folder, name)
         if eot is not None and eot >= config.vocabulary:
-            raise ModelFormatError(f"{folder / 'tokenizer_config.json'}: {EOT}: expected a token id from 0 to {config.vocabulary - 1}, "
+            raise ModelFormatError(f"{folder / 'tokenizer_config.json'}: {name}: expected a token id from 0 to {config.vocabulary - 1}, "
                                    f"found {eot}")
     return {"mask_id": config.mask_token_id, "eos_id": config.eos_token_id, "eot_id": eot, "attention_block": config.attention_block}

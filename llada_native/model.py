@@ -373,7 +373,7 @@ class LLaDAForCausalLM:
     # ---- logits
 
     def forward(self, input_ids: Any, attention_mask: Any = None) -> Any:
-        """Logits of every position.
+        """Logits of every position: what the model would write there, also where the row before predicts it (`config.shifted_logits`).
 
         Parameters
         ----------

@@ -71,7 +71,7 @@ class ReferenceModel:
         x = self.weights["embedding", -1, -1][tokens].astype(np.float64)
         for i in range(c.n_layers):
             h = rms_norm(x, self.weight("attn_norm", i), c.rms_norm_eps)
-            q, k, v = (split_heads(h @ self.weight(f"{n}_proj", i).T, c.head_dim) for n in "qkv")
+            q, k, v = (split_heads(self._projected(h, n, i), c.head_dim) for n in "qkv")
             if c.qk_norm:
                 q, k = rms_norm(q, self.weight("q_norm", i), c.rms_norm_eps), rms_norm(k, self.weight("k_norm", i), c.rms_norm_eps)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
@@ -91,6 +91,10 @@ class ReferenceModel:
             if c.shared_expert_hidden_size:
                 x = x + gated_mlp(h, *(self.weight(f"shared_{n}_proj", i) for n in MLP))
         return rms_norm(x, self.weight("final_norm"), c.rms_norm_eps)
+
+    def _projected(self, h: Array, part: str, layer: int) -> Array:
+        out: Array = h @ self.weight(f"{part}_proj", layer).T
+        return out + self.weight(f"{part}_bias", layer) if self.config.qkv_bias else out
 
     def _experts(self, h: Array, layer: int) -> Array:
         """Each row's experts, weighted."""

@@ -299,6 +299,15 @@ def refused(folder: Path, status: int) -> None:
     assert "\n" not in lib.lladaLastError().decode()
 
 
+@pytest.mark.parametrize("name", ["ILLaDAForCausalLM", "LLaDAMoEModelLM", "LLaDA2MoeModelLM", "DreamModel"])
+def test_architectures_of_python_alone_are_refused(name: str, tmp_path: Path) -> None:
+    """A Dream read row by row, for one, would give each position the logits of the next."""
+    folder = bad.good(tmp_path / "model")
+    bad.edit(architectures=[name])(folder)
+    refused(folder, UNSUPPORTED)
+    assert failed(UNSUPPORTED, f"architecture {name} is not implemented yet")
+
+
 @pytest.mark.parametrize("place", bad.PLACES)
 def test_truncated_weights(place: str, tmp_path: Path) -> None:
     folder = bad.good(tmp_path / "model")

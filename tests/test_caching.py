@@ -34,10 +34,10 @@ def demo():
     return LLaDAForCausalLM.from_pretrained()
 
 
-def by_hand(model, prompt, gen_length, block_length, tau, policy, mask, windows=None):
+def by_hand(model, prompt, gen_length, block_length, tau, policy, mask, windows=None, shifted=False):
     """Threshold decoding of one prompt as Fast-dLLM and dKV-Cache-Decode describe it: ids, forward passes, rows.
 
-    `windows` has the positions that exist for each block; by default all.
+    `windows` has the positions that exist for each block; by default all. `shifted`: the row before a mask predicts it.
     """
     backend, vocabulary = model._backend, model.config.vocabulary
     ids = np.concatenate([prompt, np.full(gen_length, mask)]).astype(np.int32)
@@ -65,11 +65,13 @@ def by_hand(model, prompt, gen_length, block_length, tau, policy, mask, windows=
                 rows = [i for i in everything if begin - policy.vicinity[0] <= i < end + policy.vicinity[1]]
             else:
                 rows = sorted({*masks} | {i for i in everything if stored[i] != ids[i]})
+            before = masks - 1 if shifted else masks
+            rows = sorted({*rows, *before})
             if not full and rows[0] == 0:
                 prompt_pass = passes
             slots = np.array([list(everything).index(i) for i in rows], np.int32)
             rows = np.array(rows)
-            wanted = np.array([list(rows).index(m) for m in masks], np.int32)
+            wanted = np.array([list(rows).index(m) for m in before], np.int32)
             hidden = backend.hidden(ids[rows], np.array([len(rows)], np.int32), wanted, caches=[cache], slots=slots,
                                     places=rows.astype(np.int32))
             logits = np.empty((len(masks), vocabulary), np.float32)

@@ -31,6 +31,7 @@ struct ModelConfig {
   double rope_theta = 0;
   bool tied_head = false;
   bool qk_norm = false;          // queries and keys are normalised head by head, before RoPE
+  bool qkv_bias = false;         // queries, keys and values have a bias, before that
   int64_t rotary_dim = 0;        // RoPE turns the first so many dimensions of each head and passes the others; 0: all
   // A row in slot s sees the slots below (s / attention_block + 1) * attention_block of its request, whatever else its cache holds: the
   // blocks before its own, and its own, which begin at slot 0. 0: all of its request.
@@ -73,6 +74,9 @@ enum class Tensor : int32_t {
   shared_gate_proj,  // [shared_expert_hidden, d_model]
   shared_up_proj,    // [shared_expert_hidden, d_model]
   shared_down_proj,  // [d_model, shared_expert_hidden]
+  q_bias,       // [heads * head_dim]; with qkv_bias
+  k_bias,       // [kv_heads * head_dim]; with qkv_bias
+  v_bias,       // [kv_heads * head_dim]; with qkv_bias
 };
 
 // Requests of different lengths, end to end: no padding exists.

@@ -1,7 +1,8 @@
 // The transformer, in one file.
 //
 //   x = embedding[tokens]
-//   each layer:  h = rms(x);  q, k, v = h Wq, h Wk, h Wv;  q, k = rms(q), rms(k) by head, where qk_norm;  rope(q, k);  store k, v
+//   each layer:  h = rms(x);  q, k, v = h Wq, h Wk, h Wv, each with its bias where qkv_bias
+//                q, k = rms(q), rms(k) by head, where qk_norm;  rope(q, k);  store k, v
 //                x += softmax(q k^T / sqrt(head_dim)) v Wo        every row of a request sees all of its keys; shadows: RaggedBatch::twins;
 //                                                                 less than all: ModelConfig::attention_block
 //                h = rms(x);  x += (silu(h Wgate) * (h Wup)) Wdown     or the same of experts: mixture_of_experts, and of a shared one
@@ -22,6 +23,7 @@
 #include "model/weights.h"
 #include "model/workspace.h"
 #include "ops/attention.h"
+#include "ops/bias.h"
 #include "ops/experts.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
@@ -339,6 +341,8 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
     const Product q = product(layer.q_proj, w.h, rows, w.q);
     if (last) {
       linear(team, kernels, w.quantized, {k, v});
+      add_bias(team, w.k, all, layer.k_bias);
+      add_bias(team, w.v, all, layer.v_bias);
       norm_and_rotate(team, kernels, rope_table, layer.k_norm, c.norm_eps, w.k, all, layout.places.data(), c.kv_heads, c.head_dim);
       store_keys(team, kernels, shape, layout.spans, layout.slots.data(), w.k, w.v);
       if (rows == 0) break;
@@ -348,9 +352,12 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
       linear(team, kernels, w.quantized, {q});
     } else {
       linear(team, kernels, w.quantized, {q, k, v});
+      add_bias(team, w.k, all, layer.k_bias);
+      add_bias(team, w.v, all, layer.v_bias);
       norm_and_rotate(team, kernels, rope_table, layer.k_norm, c.norm_eps, w.k, all, layout.places.data(), c.kv_heads, c.head_dim);
       store_keys(team, kernels, shape, layout.spans, layout.slots.data(), w.k, w.v);
     }
+    add_bias(team, w.q, rows, layer.q_bias);
     norm_and_rotate(team, kernels, rope_table, layer.q_norm, c.norm_eps, w.q, rows, layout.places.data(), c.heads, c.head_dim);
     attention(team, kernels, shape, layout.spans, layout.slots.data(), layout.twins.data(), w.q);
     linear(team, kernels, w.quantized, {product(layer.o_proj, w.q, rows, w.x, true)});

@@ -71,9 +71,15 @@ void LayerWeights::vectors(const ModelConfig& c, const F& f) {
   f(attn_norm, c.d_model);
   f(mlp_norm, c.d_model);
   if (c.routing == Routing::sigmoid && !experts.empty()) f(router_bias, c.experts);
-  if (!c.qk_norm) return;
-  f(q_norm, c.head_dim);
-  f(k_norm, c.head_dim);
+  if (c.qk_norm) {
+    f(q_norm, c.head_dim);
+    f(k_norm, c.head_dim);
+  }
+  if (c.qkv_bias) {
+    f(q_bias, c.heads * c.head_dim);
+    f(k_bias, c.kv_heads * c.head_dim);
+    f(v_bias, c.kv_heads * c.head_dim);
+  }
 }
 
 template <class F>
@@ -197,6 +203,9 @@ void Weights::load(Team& team, Tensor tensor, int64_t layer, int64_t begin, int6
     case Tensor::down_proj: return load_matrix(team, at().down_proj, begin, rows, data, dtype);
     case Tensor::q_norm: return load_vector(at().q_norm, begin, rows, data, dtype);
     case Tensor::k_norm: return load_vector(at().k_norm, begin, rows, data, dtype);
+    case Tensor::q_bias: return load_vector(at().q_bias, begin, rows, data, dtype);
+    case Tensor::k_bias: return load_vector(at().k_bias, begin, rows, data, dtype);
+    case Tensor::v_bias: return load_vector(at().v_bias, begin, rows, data, dtype);
     case Tensor::router: return load_matrix(team, at().router, begin, rows, data, dtype);
     case Tensor::expert_gate_proj: return load_matrix(team, at_expert().gate_proj, begin, rows, data, dtype);
     case Tensor::expert_up_proj: return load_matrix(team, at_expert().up_proj, begin, rows, data, dtype);

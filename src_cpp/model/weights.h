@@ -17,6 +17,7 @@ struct LayerWeights {
   AlignedArray<float> attn_norm;  // [d_model]
   Linear q_proj;                  // [heads * head_dim, d_model]
   Linear k_proj, v_proj;          // [kv_heads * head_dim, d_model]
+  AlignedArray<float> q_bias, k_bias, v_bias;  // of their matrices' channels; empty without qkv_bias
   AlignedArray<float> q_norm, k_norm;  // [head_dim]; empty without qk_norm
   Linear o_proj;                  // [d_model, heads * head_dim]
   AlignedArray<float> mlp_norm;   // [d_model]
