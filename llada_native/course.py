@@ -168,7 +168,8 @@ class Course:
         self.block, self._step = block, 0
         self.begin, self.end = self.method.canvas.bounds(c, block)
         masks = len(c.masked(self.begin, self.end))
-        shares = transfer_quotas(self.method.canvas.shared(masks, o.block_length), o.steps_per_block)
+        tokens = masks if self.method.editor.scheduled else self.method.canvas.shared(masks)
+        shares = transfer_quotas(tokens, o.steps_per_block)
         self._steps = sum(share > 0 for share in shares)  # steps without a share are none
         self._quotas = self.method.editor.quotas(shares[:self._steps])
         self._edits: Any = self.method.editor.memory()

@@ -79,8 +79,9 @@ class Method:
 
     @property
     def draws_masks(self) -> bool:
-        """Whether the mask token may be drawn. What changes a canvas counts its masks."""
-        return self.selector.reveals_masks and not self.editor.edits and not self.canvas.grows
+        """Whether the mask token may be drawn. What changes a canvas counts its masks, and finished blocks that later ones have seen stay
+        as they are."""
+        return self.selector.reveals_masks and not self.editor.edits and not isinstance(self.canvas, CausalBlocks | Grow)
 
     @property
     def exact(self) -> bool:

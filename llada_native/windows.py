@@ -28,8 +28,8 @@ class Blocks:
         begin, length = canvas.prompt_length + block * canvas.options.block_length, canvas.options.block_length
         return begin, min(begin + length, len(canvas.ids))
 
-    def shared(self, masks: int, length: int) -> int:
-        """Tokens that the steps of a block share, of which `masks` are masks."""
+    def shared(self, masks: int) -> int:
+        """Tokens that the steps of a block share which has so many masks."""
         return masks
 
     def window(self, canvas: Canvas, block: int, end: int) -> Index | None:
@@ -69,7 +69,7 @@ class CausalBlocks(Blocks):
         begin = (canvas.prompt_length // self.length + block) * self.length
         return max(begin, canvas.prompt_length), min(begin + self.length, len(canvas.ids))
 
-    def shared(self, masks: int, length: int) -> int:
+    def shared(self, masks: int) -> int:
         return self.length
 
     def window(self, canvas: Canvas, block: int, end: int) -> Index:
