@@ -15,6 +15,10 @@ cdef extern from "llada/types.h" namespace "llada":
         int8
         int4
 
+    cdef enum class Routing(int32_t):
+        softmax
+        sigmoid
+
     cdef cppclass WeightFormat:
         WeightFormat(DType, int)
 
@@ -74,10 +78,6 @@ cdef extern from "llada/kv_cache.h" namespace "llada" nogil:
 
 
 cdef extern from "llada/model.h" namespace "llada" nogil:
-    cdef enum class Routing(int32_t):
-        softmax
-        sigmoid
-
     cdef cppclass ModelConfig:
         int64_t layers, d_model, heads, kv_heads, head_dim, mlp_hidden, vocabulary
         double norm_eps, rope_theta

@@ -40,7 +40,8 @@ def wanted(tensors, c, n):
 MATRIX = [
     {},
     {"num_key_value_heads": 4, "partial_rotary_factor": 1.0, "n_group": 2, "topk_group": 1},
-    {"num_key_value_heads": 1, "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1, "num_hidden_layers": 2},
+    {"num_key_value_heads": 1, "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1, "num_hidden_layers": 2,
+     "num_shared_experts": 5},  # wider than all else
     {"first_k_dense_replace": 2, "num_shared_experts": 0, "num_experts": 16, "num_experts_per_tok": 4},
     {"num_shared_experts": 2, "num_experts": 12, "n_group": 3, "topk_group": 3, "num_experts_per_tok": 3, "moe_intermediate_size": 37},
     {"head_dim": 32, "hidden_size": 72, "num_key_value_heads": 1, "partial_rotary_factor": 0.25, "num_experts_per_tok": 1,

@@ -11,14 +11,6 @@
 
 namespace llada {
 
-// How a router's logits become the experts of a row and their weights. Of equal scores the lower id goes first, in groups too.
-enum class Routing : int32_t {
-  softmax,  // the most probable, weighted with their probabilities as they are
-  // Scores are the logits' sigmoids plus the router's bias, and only decide: of the groups whose two largest scores have the greatest sums,
-  // the experts with the largest. Their weights are their sigmoids, of more than one their shares of the sum, times expert_scale.
-  sigmoid,
-};
-
 struct ModelConfig {
   int64_t layers = 0;
   int64_t d_model = 0;

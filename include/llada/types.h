@@ -20,6 +20,14 @@ struct WeightFormat {
   int group;  // 32, 64 or 128; of no meaning for floats
 };
 
+// How a router's logits become the experts of a row and their weights. Of equal scores the lower id goes first, in groups too.
+enum class Routing : int32_t {
+  softmax,  // the most probable, weighted with their probabilities as they are
+  // Scores are the logits' sigmoids plus the router's bias, and only decide: of the groups whose two largest scores have the greatest sums,
+  // the experts with the largest. Their weights are their sigmoids, of more than one their shares of the sum, times expert_scale.
+  sigmoid,
+};
+
 // Thrown when a caller's Interrupt asks a computation to stop.
 struct Cancelled : std::runtime_error {
   Cancelled() : std::runtime_error("the computation was cancelled") {}

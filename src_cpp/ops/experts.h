@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "llada/model.h"
+#include "llada/types.h"
 #include "ops/linear.h"
 
 namespace llada {
