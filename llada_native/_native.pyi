@@ -33,6 +33,9 @@ class NativeModel:
     @property
     def workspace_bytes(self) -> int: ...
     def load(self, tensor: str, layer: int, row_begin: int, array: NDArray[Any], expert: int = -1) -> None: ...
+    def load_integers(
+        self, tensor: str, layer: int, row_begin: int, values: NDArray[np.int8], scales: NDArray[np.float32], expert: int = -1
+    ) -> bool: ...
     def hidden(
         self,
         tokens: NDArray[np.int32],

@@ -164,6 +164,37 @@ cdef class NativeModel:
         finally:
             self.leave()
 
+    def load_integers(self, str tensor, int64_t layer, int64_t row_begin, const int8_t[:, ::1] values, const float[:, ::1] scales,
+                      int64_t expert=-1):
+        """Store rows of a matrix that are integers already, w = scale * value, as they are.
+
+        Parameters
+        ----------
+        values : int8 [rows, columns]
+        scales : float32 [rows, columns / group]
+
+        Returns
+        -------
+        bool
+            False, and nothing is stored, when the matrix is not held as such integers in such groups.
+        """
+        cdef cpp.Model* model
+        cdef cpp.Tensor role = <cpp.Tensor> <int> TENSORS.index(tensor)
+        cdef int64_t rows = values.shape[0]
+        cdef bint stored
+        if rows == 0 or scales.shape[0] != rows or scales.shape[1] == 0 or values.shape[1] % scales.shape[1]:
+            raise ValueError(f"{tensor}: expected scales of groups of ({rows}, {values.shape[1]}) values, "
+                             f"found shape ({scales.shape[0]}, {scales.shape[1]})")
+        cdef int group = values.shape[1] // scales.shape[1]
+        self.enter()
+        try:
+            model = self.get()
+            with nogil:
+                stored = model.load_integers(role, layer, row_begin, rows, &values[0, 0], &scales[0, 0], group, expert)
+        finally:
+            self.leave()
+        return stored
+
     def hidden(self, const int32_t[::1] tokens, const int32_t[::1] lengths, const int32_t[::1] rows,
                const int32_t[::1] positions=None, caches=None, const int32_t[::1] slots=None, const int32_t[::1] places=None,
                const int32_t[::1] twins=None):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -176,16 +176,7 @@ class Checkpoint:
         return str(self.folder.resolve())
 
     def fingerprint(self) -> list[Any]:
-        """Name, size, time of change and a hash of the beginning and the end of every shard."""
-        found = []
-        for path in sorted(set(self.shards.values())):
-            status = path.stat()
-            with path.open("rb") as f:
-                sample = f.read(SAMPLE_BYTES)
-                f.seek(max(0, status.st_size - SAMPLE_BYTES))
-                sample += f.read()
-            found.append([path.name, status.st_size, status.st_mtime_ns, hashlib.sha256(sample).hexdigest()])
-        return found
+        return sampled(set(self.shards.values()))
 
     def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
         """Every tensor in slices of rows. A shard is reopened for each, so that no more than one slice of it stays mapped."""
@@ -204,6 +195,19 @@ class Checkpoint:
     def _rows(self, name: str, begin: int, end: int) -> NDArray[Any]:
         with open_shard(self.shards[name]) as f:
             return np.ascontiguousarray(f.get_slice(name)[begin:end])
+
+
+def sampled(paths: Iterable[Path]) -> list[Any]:
+    """Name, size, time of change and a hash of the beginning and the end of every file."""
+    found = []
+    for path in sorted(paths):
+        status = path.stat()
+        with path.open("rb") as f:
+            sample = f.read(SAMPLE_BYTES)
+            f.seek(max(0, status.st_size - SAMPLE_BYTES))
+            sample += f.read()
+        found.append([path.name, status.st_size, status.st_mtime_ns, hashlib.sha256(sample).hexdigest()])
+    return found
 
 
 @contextmanager
