@@ -137,6 +137,7 @@ cdef extern from "ops/linear.h" namespace "llada" nogil:
         Linear(int64_t, int64_t, WeightFormat, const KernelTable&) except +llada_raise_python_error
         void allocate() except +llada_raise_python_error
         void load(Team&, int64_t, int64_t, const void*, DType) except +llada_raise_python_error
+        bool load_integers(Team&, int64_t, int64_t, const int8_t*, const float*, int) except +llada_raise_python_error
         int64_t bytes()
 
     cdef cppclass QuantizedRows:

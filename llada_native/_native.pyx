@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from llada_native.backend import require_cache_dtype
+from llada_native.backend import IntegerRows, require_cache_dtype
 
 cdef extern from "Python.h":
     # Declared anew: the exception it sets must stay set, not be raised in the callback.
@@ -413,7 +413,7 @@ cdef class NativeKVCache:
 
 
 cdef class PackedLinear:
-    """One linear layer on its own, for tests and benchmarks: ``out = x @ weight.T``."""
+    """One linear layer on its own, for tests and benchmarks: ``out = x @ weight.T``. The weight is of floats or `IntegerRows`."""
     cdef unique_ptr[cpp.Linear] weight
     cdef cpp.QuantizedRows quantized
     cdef const cpp.KernelTable* kernels
@@ -422,19 +422,33 @@ cdef class PackedLinear:
     def __cinit__(self, weight, str dtype, str isa="", int group=128):
         cdef string name = isa.encode() if isa else cpp.active_isa()
         self.kernels = &cpp.kernels_for(name)
-        self.shape = weight.shape
+        self.shape = weight.values.shape if isinstance(weight, IntegerRows) else weight.shape
         cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)
         try:
             self.weight.reset(new cpp.Linear(self.shape[0], self.shape[1], format[0], self.kernels[0]))
             self.weight.get().allocate()
         finally:
             del format
-        bits, code = as_bits(weight, "weight")
         cdef cpp.Interrupt never
         cdef unique_ptr[cpp.Team] team
+        cdef int64_t rows = self.shape[0]
+        cdef const int8_t[:, ::1] values
+        cdef const float[:, ::1] scales
+        cdef int stored_group
+        cdef bint stored
+        if isinstance(weight, IntegerRows):
+            values, scales = weight.values, weight.scales
+            stored_group = values.shape[1] // scales.shape[1]
+            with nogil:
+                team.reset(new cpp.Team(1, never))
+                stored = self.weight.get().load_integers(team.get()[0], 0, rows, &values[0, 0], &scales[0, 0], stored_group)
+            if not stored:
+                raise ValueError(f"weight: expected integers that {dtype} holds in groups of {group}, found others in groups of "
+                                 f"{stored_group}")
+            return
+        bits, code = as_bits(weight, "weight")
         cdef const void* data = address(bits)
         cdef cpp.DType source = <cpp.DType> <int> code
-        cdef int64_t rows = self.shape[0]
         with nogil:  # a forward pass whose turn it is may need the GIL to poll
             team.reset(new cpp.Team(1, never))
             self.weight.get().load(team.get()[0], 0, rows, data, source)

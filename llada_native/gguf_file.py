@@ -146,15 +146,19 @@ class GGUFFile:
             if name in headers:
                 raise ModelFormatError(f"{self.path}: duplicate tensor {name!r}")
             headers[name] = self._header(cursor, name, alignment)
-        begin = -(-cursor.at // alignment) * alignment
+        begin = end = -(-cursor.at // alignment) * alignment
         tensors = {name: GGUFTensor(name, self.path, kind, shape, begin + offset) for name, (shape, kind, offset) in headers.items()}
-        end, before = begin, "the metadata"
+        before = "the metadata"
         for t in sorted(tensors.values(), key=lambda t: t.begin):
-            if t.begin < end:
-                raise ModelFormatError(f"{self.path}: tensor {t.name}: overlaps {before}")
+            following = -(-end // alignment) * alignment
+            if t.begin != following:
+                raise ModelFormatError(f"{self.path}: tensor {t.name}: expected to begin at byte {following}, behind {before}, "
+                                       f"found byte {t.begin}")
             end, before = t.begin + t.bytes, t.name
             if end > self.size:
                 raise ModelFormatError(f"{self.path}: tensor {t.name}: expected to end at byte {end}, found a file of {self.size} bytes")
+        if self.size - end >= alignment:
+            raise ModelFormatError(f"{self.path}: expected to end at byte {end}, with {before}, found a file of {self.size} bytes")
         return tensors
 
     def _header(self, cursor: _Cursor, name: str, alignment: int) -> tuple[tuple[int, ...], BlockType, int]:
