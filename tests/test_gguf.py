@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import sys
+import tracemalloc
 from dataclasses import replace
 
 import folders
@@ -641,8 +642,13 @@ def test_damaged_containers(tmp_path, damage):
     container = Container()
     change(container)
     path = container.write(tmp_path / "bad.gguf")
-    with pytest.raises((ModelFormatError, UnsupportedModelError), match=re.escape(message)) as caught:
-        LLaDAForCausalLM(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises((ModelFormatError, UnsupportedModelError), match=re.escape(message)) as caught:
+            LLaDAForCausalLM(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24  # nothing is made of a length before it was held against the file's
+    finally:
+        tracemalloc.stop()
     assert str(path) in str(caught.value)
 
 
