@@ -23,6 +23,7 @@ from .errors import ModelFormatError, UnsupportedModelError
 from .families import FAMILIES
 from .gguf_file import GGUFFile, GGUFTensor, gguf_package, shown
 
+DECODED_AT_ONCE = 1 << 18  # weights: what the gguf package makes on the way stays in the cache
 GROUP_SIZE = 32  # of the types that are integers with a scale
 
 
@@ -209,7 +210,12 @@ def _decode(stored: GGUFTensor, blocks: NDArray[np.uint8]) -> NDArray[Any]:
         return np.ascontiguousarray(blocks).view(np.dtype("<f4" if kind == "F32" else "<f2"))
     _scales(stored, blocks)  # all of them finite
     gguf = gguf_package()
-    return np.asarray(gguf.quants.dequantize(np.ascontiguousarray(blocks), gguf.GGMLQuantizationType[kind]))
+    out = np.empty((len(blocks), stored.shape[-1]), np.float32)
+    step = max(1, DECODED_AT_ONCE // stored.shape[-1])
+    for begin in range(0, len(blocks), step):
+        some = slice(begin, begin + step)
+        out[some] = gguf.quants.dequantize(np.ascontiguousarray(blocks[some]), gguf.GGMLQuantizationType[kind])
+    return out
 
 
 class _Keys:

@@ -565,8 +565,8 @@ def quantised(scale):
 
 HUGE = 1 << 62
 DAMAGES = {
-    "another magic": (put(magic=b"GGML"), "expected a GGUF file, which begins with b'GGUF', found b'GGML'"),
-    "safetensors": (put(magic=b"\x10\0\0\0"), "expected a GGUF file"),
+    "another magic": (put(magic=b"GGML"), "or a GGUF file, which begins with b'GGUF', found a file that begins with b'GGML'"),
+    "safetensors": (put(magic=b"\x10\0\0\0"), "expected a checkpoint folder or a GGUF file"),
     "a Git LFS pointer": (put(magic=b"version https://git-lfs.github.com/spec/v1"), "this is a Git LFS pointer"),
     "a web page": (put(magic=b"<!DOCTYPE html>"), "this is a web page"),
     "version 1": (put(version=1), "expected GGUF version 2 or 3, little-endian, found version 1"),

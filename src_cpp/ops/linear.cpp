@@ -239,14 +239,11 @@ void Linear::store_group(int64_t channel, int64_t group, const uint8_t* codes, f
   const int64_t panel = channel / panel_, lane = channel % panel_;
   uint8_t* packed = reinterpret_cast<uint8_t*>(data_.data());
   scales_[(panel * groups_ + group) * panel_ + lane] = scale;
-  for (int i = 0; i < format_.group; ++i) {
-    const int64_t k = (panel * groups_ + group) * format_.group + i;  // depth, counted over all panels
-    if (format_.dtype == DType::int8) {
-      packed[(k / 4 * panel_ + lane) * 4 + k % 4] = codes[i];
-    } else {
-      uint8_t& pair = packed[(k / 8 * panel_ + lane) * 4 + k % 4];
-      pair = static_cast<uint8_t>(k / 4 % 2 == 0 ? (pair & 0xf0) | codes[i] : (pair & 0x0f) | codes[i] << 4);
-    }
+  const int64_t begin = (panel * groups_ + group) * format_.group;  // depth, counted over all panels
+  const int step = format_.dtype == DType::int8 ? 4 : 8;            // to four bytes
+  for (int i = 0; i < format_.group; i += step) {
+    uint8_t* four = packed + ((begin + i) / step * panel_ + lane) * 4;
+    for (int j = 0; j < 4; ++j) four[j] = step == 4 ? codes[i + j] : static_cast<uint8_t>(codes[i + j] | codes[i + 4 + j] << 4);
   }
 }
 
