@@ -119,6 +119,7 @@ def pair(folder: Path, kinds: str | Mapping[str, str], arch: str = "llada", conf
          dtype: str = "float32", seed: int = 0) -> tuple[Path, Path]:
     """A GGUF file, and a checkpoint folder of the same values."""
     c = config if config is not None else globals()["config"]()
+    folder.mkdir(exist_ok=True)
     path = folder / f"{arch}.gguf"
     values = write(path, kinds, arch, c, seed)
     unstated = ("eot_token_id", *(("eos_token_id",) if arch == "diffuse" else ()))

@@ -114,13 +114,13 @@ def test_the_environments_instruction_set_counts_too(folder, tmp_path, monkeypat
 def test_a_processor_without_the_instruction_set(folder, tmp_path, monkeypatch):
     out = convert(folder, tmp_path / "out", isa="scalar")
     monkeypatch.setattr(_native, "isas", lambda: {"scalar": False, "avx9": True})
-    with pytest.raises(ValueError, match="isa: .*weights packed as float32 for scalar, and this processor has avx9"):
+    with pytest.raises(ValueError, match=r"isa: .*weights packed as float32 for scalar, and this processor has avx9"):
         LLaDAForCausalLM(out)
 
 
 def test_backends_that_need_floats(folder, tmp_path):
     out = convert(folder, tmp_path / "out", dtype="int4")
-    with pytest.raises(UnsupportedModelError, match="holds weights packed as int4 .* and nothing else: use the checkpoint"):
+    with pytest.raises(UnsupportedModelError, match=r"holds weights packed as int4 .* and nothing else: use the checkpoint"):
         LLaDAForCausalLM(out, backend="reference")
     assert LLaDAForCausalLM(out, backend="placeholder").forward(IDS).shape == (20, 64)
     with pytest.raises(UnsupportedModelError, match="use the checkpoint that it was converted from"):
@@ -164,7 +164,8 @@ def test_weights_in_words(folder, tmp_path):
     """A tag that is well-formed and says nonsense."""
     out = convert(folder, tmp_path / "out")
     data = (out / "model.llada").read_bytes()
-    for old, new in ((b'"dtype": "float32"', b'"dtype": "float77"'), (b'"isa": "', b'"isa": "_'), (b'"group_size": 64', b'"group_size": ab')):
+    for old, new in ((b'"dtype": "float32"', b'"dtype": "float77"'), (b'"isa": "', b'"isa": "_'),
+                     (b'"group_size": 64', b'"group_size": ab')):
         (out / "model.llada").write_bytes(data.replace(old, new))
         with pytest.raises((ModelFormatError, ValueError), match=str(out)):
             LLaDAForCausalLM(out)

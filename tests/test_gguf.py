@@ -122,6 +122,13 @@ def test_the_wrong_dialect_would_be_seen(tmp_path):
     assert np.array_equal(right[:1] * 0, wrong[:1] * 0)  # both are finite
 
 
+@pytest.mark.parametrize("kind", gguf_files.TYPES)
+def test_both_dialects_are_one_model(tmp_path, kind):
+    """Whole rows change places, and with them their blocks: the engine's own formats see no difference."""
+    one, other = (LLaDAForCausalLM(gguf_files.pair(tmp_path / arch, kind, arch)[0]) for arch in ("llada", "diffuse"))
+    assert one.dtype == other.dtype and np.array_equal(one.forward(IDS), other.forward(IDS))
+
+
 def test_a_tied_head(tmp_path):
     config = gguf_files.config(weight_tying=True)
     path, folder = gguf_files.pair(tmp_path, "Q8_0", config=config)
@@ -132,7 +139,8 @@ def test_a_tied_head(tmp_path):
 # ---- formats in memory
 
 AUTO = {"F32": ("float32", "F32"), "F16": ("float16", "F16"), "BF16": ("bfloat16", "BF16"), "Q8_0": ("int8", "Q8_0"),
-        **{kind: ("int4", kind) for kind in ("Q4_0", "Q4_1", "Q4_K")}, **{kind: ("int8", kind) for kind in ("Q5_0", "Q5_1", "Q5_K", "Q6_K")},
+        **{kind: ("int4", kind) for kind in ("Q4_0", "Q4_1", "Q4_K")},
+        **{kind: ("int8", kind) for kind in ("Q5_0", "Q5_1", "Q5_K", "Q6_K")},
         "Q4_K_M": ("int4", {"output.weight": "Q6_K", "attn_v.weight": "Q6_K", "ffn_down.weight": "Q6_K", "": "Q4_K"})}
 
 
@@ -231,8 +239,8 @@ def test_an_8_bit_value_that_the_engine_has_not(tmp_path):
 
 def moe_file(path, c, tensors, kind="F32"):
     w = gguf.GGUFWriter(path, "llada-moe")
-    for key, value in (("block_count", "num_hidden_layers"), ("context_length", "max_position_embeddings"), ("embedding_length", "hidden_size"),
-                       ("attention.head_count", "num_attention_heads"), ("attention.head_count_kv", "num_key_value_heads"),
+    for key, value in (("block_count", "num_hidden_layers"), ("context_length", "max_position_embeddings"),
+                       ("embedding_length", "hidden_size"), ("attention.head_count", "num_attention_heads"), ("attention.head_count_kv", "num_key_value_heads"),
                        ("expert_count", "num_experts"), ("expert_used_count", "num_experts_per_tok"),
                        ("expert_feed_forward_length", "expert_intermediate_size")):
         w.add_uint32(f"llada-moe.{key}", c[value])
@@ -276,6 +284,35 @@ def test_mixtures_of_experts(tmp_path, kind):
     if kind != "F32":
         small = LLaDAForCausalLM(tmp_path / "moe.gguf")
         assert small.dtype == {"Q8_0": "int8", "Q4_0": "int4"}[kind] and np.isfinite(small.forward(ids)).all()
+
+
+# ---- Dream
+
+@pytest.mark.skipif("DreamModel" not in families.FAMILIES, reason="this version does not run it")
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_dream(tmp_path, kind):
+    """Llama's tensors in the order of the folder, and biases of queries, keys and values."""
+    c = {"architectures": ["DreamModel"], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2,
+         "intermediate_size": 96, "vocab_size": 64, "max_position_embeddings": 512, "rope_theta": 1e6, "rms_norm_eps": 1e-6,
+         "tie_word_embeddings": False, "hidden_act": "silu", "mask_token_id": 58, "eos_token_id": 57}
+    alike = folders.config(d_model=64, n_kv_heads=2, mlp_hidden_size=96, vocab_size=64, rope_theta=1e6, rms_norm_eps=1e-6)
+    rng, w, values = np.random.default_rng(0), gguf_files.writer(tmp_path / "dream.gguf", "dream", alike), {}
+    leaves = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+              "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
+              "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj", "token_embd": "embed_tokens", "output_norm": "norm"}
+    tensors = {gguf_files.name_of(name): tensor for name, tensor in folders.tensors(alike).items()}
+    tensors |= {f"blk.{i}.attn_{part}.bias": rng.normal(0, 1, 64 if part == "q" else 32).astype(np.float32)
+                for i in range(2) for part in "qkv"}
+    for name, tensor in tensors.items():
+        *block, leaf, what = name.split(".")
+        published = "lm_head" if leaf == "output" else f"model.layers.{block[1]}.{leaves[leaf]}" if block else f"model.{leaves[leaf]}"
+        stored = gguf_files.encode("F32" if tensor.ndim == 1 else kind, tensor, rng)
+        values[f"{published}.{what}"] = gguf_files.decode("F32" if tensor.ndim == 1 else kind, stored)
+        gguf_files.add(w, name, stored, "F32" if tensor.ndim == 1 else kind)
+    gguf_files.finish(w)
+    folder = folders.write(tmp_path / "folder", c, values)
+    one, other = LLaDAForCausalLM(tmp_path / "dream.gguf", dtype="float32"), LLaDAForCausalLM(folder, dtype="float32")
+    assert np.array_equal(one.forward(IDS), other.forward(IDS)) and one.config == replace(other.config, dtype=None)
 
 
 # ---- the tokenizer
@@ -380,7 +417,8 @@ WRONG_TOKENIZERS = {
     "types in words": (ModelFormatError, "tokenizer.ggml.token_type: expected 512 whole numbers", {"token_type": ["1"] * 512}),
     "an unknown type": (ModelFormatError, "tokenizer.ggml.token_type: expected numbers from 1 to 5, found 9", {"token_type": [9] * 512}),
     "no merges": (ModelFormatError, "required key 'tokenizer.ggml.merges' is missing", {"merges": None}),
-    "a merge of one": (ModelFormatError, "tokenizer.ggml.merges: expected two tokens with a space between them, found 'a'", {"merges": ["a"]}),
+    "a merge of one": (ModelFormatError, "tokenizer.ggml.merges: expected two tokens with a space between them, found 'a'",
+                       {"merges": ["a"]}),
     "a merge of strangers": (ModelFormatError, "not a valid tokenizer", {"merges": ["zzzz yyyy"]}),
     "an end beyond the tokens": (ModelFormatError, "tokenizer.ggml.bos_token_id: expected a token id from 0 to 511, found 512",
                                  {"bos_token_id": 512}),
@@ -479,7 +517,7 @@ def test_models_that_are_refused_by_name(tmp_path, arch, changes, message):
 def test_a_family_that_this_version_lacks(tmp_path, monkeypatch):
     monkeypatch.delitem(families.FAMILIES, "LLaDAMoEModelLM")
     path = rewritten(tmp_path, "llada", lambda keys: keys.update({"general.architecture": (TEXT, "llada-moe")}))
-    with pytest.raises(UnsupportedModelError, match=re.escape("llada-moe (LLaDAMoEModelLM) is not implemented yet; this version runs llada, ")):
+    with pytest.raises(UnsupportedModelError, match=r"llada-moe \(LLaDAMoEModelLM\) is not implemented yet; this version runs llada, "):
         LLaDAForCausalLM(path)
 
 
