@@ -240,7 +240,8 @@ def test_an_8_bit_value_that_the_engine_has_not(tmp_path):
 def moe_file(path, c, tensors, kind="F32"):
     w = gguf.GGUFWriter(path, "llada-moe")
     for key, value in (("block_count", "num_hidden_layers"), ("context_length", "max_position_embeddings"),
-                       ("embedding_length", "hidden_size"), ("attention.head_count", "num_attention_heads"), ("attention.head_count_kv", "num_key_value_heads"),
+                       ("embedding_length", "hidden_size"), ("attention.head_count", "num_attention_heads"),
+                       ("attention.head_count_kv", "num_key_value_heads"),
                        ("expert_count", "num_experts"), ("expert_used_count", "num_experts_per_tok"),
                        ("expert_feed_forward_length", "expert_intermediate_size")):
         w.add_uint32(f"llada-moe.{key}", c[value])
