@@ -140,7 +140,7 @@ DAMAGES = {
     "half": (lambda data: data[:len(data) // 2], "is not whole"),
     "longer": (lambda data: data + bytes(64), "is not whole"),
     "another configuration": (lambda data: data.replace(b'"rope_theta": 10000.0', b'"rope_theta": 20000.0'),
-                              "holds the weights of another configuration than config.json"),
+                              "was packed from another configuration than config.json has"),
 }
 
 
