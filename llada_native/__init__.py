@@ -13,7 +13,7 @@ if find_spec("llada_native._native") is None:
 
 from .caching import Delayed, Dual, NoCache, Prefix
 from .config import ModelConfig
-from .convert import convert
+from .conversion import convert
 from .device import DeviceType
 from .editors import NoEditor, Remask, TokenEdit, Wino
 from .errors import (

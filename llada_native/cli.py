@@ -13,7 +13,7 @@ from . import __version__, checks
 from ._sampler import REMASKING
 from .backend import CACHE_DTYPES
 from .caching import NAMES as CACHES
-from .convert import convert
+from .conversion import convert
 from .converted import Converted
 from .editors import NAMES as EDITORS
 from .errors import LladaError

@@ -54,8 +54,8 @@ class Converted:
             raise UnsupportedModelError(f"{self.file}: packed weights of format {self.format}, this version reads {packed.PACKED_FORMAT}: "
                                         f"convert the checkpoint again")
         if config != json.loads(json.dumps(asdict(self.config))):
-            raise ModelFormatError(f"{self.file}: was packed from another configuration than {path.name} has, or by another version of this "
-                                   "package: convert the checkpoint again")
+            raise ModelFormatError(f"{self.file}: was packed from another configuration than {path.name} has, or by another version of "
+                                   "this package: convert the checkpoint again")
 
     @staticmethod
     def lies_in(folder: Path) -> bool:

@@ -57,6 +57,7 @@ KEYS = {"n_layers": "block_count", "d_model": "embedding_length", "n_heads": "at
         "n_kv_heads": "attention.head_count_kv", "mlp_hidden_size": "feed_forward_length", "max_sequence_length": "context_length",
         "n_experts": "expert_count", "experts_per_token": "expert_used_count", "expert_hidden_size": "expert_feed_forward_length"}
 NUMBERS = {"rope_theta": "rope.freq_base", "rms_norm_eps": "attention.layer_norm_rms_epsilon"}
+SOFTMAX = 1  # of expert_gating_func
 HEAD_DIMENSIONS = ("rope.dimension_count", "attention.key_length", "attention.value_length")
 
 NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight",
@@ -104,6 +105,7 @@ class GGUFCheckpoint:
         self.dialect = keys.dialect()
         self.files = [first, *(GGUFFile(p) for p in keys.other_parts())]
         self.stored = self._all_tensors()
+        keys.check_counts(self.stored)
         self.config_json = keys.config(self.dialect, self.stored)
         self.config = ModelConfig.from_dict(self.config_json, str(self.path))
         keys.check_head_dimension(self.config)
@@ -233,8 +235,9 @@ class _Keys:
         if dialect.architecture not in FAMILIES:
             raise UnsupportedModelError(f"{self.path}: general.architecture: {self.architecture} ({dialect.architecture}) is not "
                                         f"implemented yet; {runs}")
-        fixed = {"diffusion.shift_logits": dialect.shifted, self.own("attention.causal"): False,
-                 self.own("rope.scaling.type"): "none", self.own("model_type"): dialect.model_type}
+        fixed = {"diffusion.shift_logits": dialect.shifted, self.own("attention.causal"): False, self.own("rope.scaling.type"): "none",
+                 self.own("expert_shared_count"): 0, self.own("expert_weights_norm"): False, self.own("expert_gating_func"): SOFTMAX,
+                 self.own("model_type"): dialect.model_type}
         for key, expected in fixed.items():
             found = self.metadata.get(key, expected)
             if expected is not None and (type(found) is not type(expected) or found != expected):
@@ -285,6 +288,16 @@ class _Keys:
             if stated:
                 config[f"{name}_token_id"] = stated[0]
         return config
+
+    def check_counts(self, stored: dict[str, GGUFTensor]) -> None:
+        """Before anything is made of the numbers: layers and experts are as many as have tensors."""
+        found = {KEYS["n_layers"]: sum(re.fullmatch(r"blk\.\d+\.attn_norm\.weight", name) is not None for name in stored)}
+        experts = stored.get(NAMES["expert_gate_proj"].format(layer=0))
+        if experts is not None:
+            found[KEYS["n_experts"]] = experts.shape[0]
+        for key, count in found.items():
+            if self.integer(self.own(key)) != count:
+                raise self.wrong(self.own(key), f"as many as have tensors ({count})")
 
     def size(self, attribute: str, key: str) -> int:
         """A dimension; what llama.cpp does not write where it says nothing has its value from others."""

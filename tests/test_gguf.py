@@ -287,6 +287,22 @@ def test_mixtures_of_experts(tmp_path, kind):
         assert small.dtype == {"Q8_0": "int8", "Q4_0": "int4"}[kind] and np.isfinite(small.forward(ids)).all()
 
 
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"num_experts": 4095}, r"llada-moe.expert_count: expected as many as have tensors \(8\), found 4095"),
+    ({"num_experts_per_tok": 9}, "num_experts_per_tok: expected at most num_experts"),
+    ({"expert_intermediate_size": 64}, r"blk.0.ffn_gate_exps.weight: expected shape \(8, 64, 64\), found \(8, 32, 64\)"),
+])
+def test_experts_that_do_not_fit(tmp_path, changes, message, monkeypatch):
+    c = test_moe.moe_config(hidden_size=64, expert_intermediate_size=32, moe_layer_freq=[1, 1], num_hidden_layers=2, num_experts=8)
+    tensors, write = test_moe.moe_tensors(c), gguf.GGUFWriter.add_uint32
+    keys = {"llada-moe.expert_count": "num_experts", "llada-moe.expert_used_count": "num_experts_per_tok",
+            "llada-moe.expert_feed_forward_length": "expert_intermediate_size"}
+    monkeypatch.setattr(gguf.GGUFWriter, "add_uint32", lambda w, key, value: write(w, key, changes.get(keys.get(key), value)))
+    moe_file(tmp_path / "moe.gguf", c, tensors)
+    with pytest.raises(ModelFormatError, match=message):
+        LLaDAForCausalLM(tmp_path / "moe.gguf")
+
+
 # ---- Dream
 
 @pytest.mark.skipif("DreamModel" not in families.FAMILIES, reason="this version does not run it")
@@ -479,8 +495,8 @@ WRONG_KEYS = [
       for value in ((F32, 0.0), (F32, -1.0), (F32, float("nan")), (F32, float("inf")), (TEXT, "1"), (BOOL, True))],
     ("attention.head_count", (U32, 3), ModelFormatError, "d_model: expected a multiple of n_heads"),
     ("attention.head_count_kv", (U32, 3), ModelFormatError, "n_kv_heads: expected a divisor"),
-    ("block_count", (U32, 4294967295), ModelFormatError, "llada.block_count: expected a whole number from 1 to 4096"),
-    ("block_count", (U32, 2), ModelFormatError, "tensors do not match the metadata: 9 missing (blk.1.attn_k.weight"),
+    ("block_count", (U32, 4294967295), ModelFormatError, "llada.block_count: expected a whole number from 1 to"),
+    ("block_count", (U32, 2), ModelFormatError, "llada.block_count: expected as many as have tensors (1), found 2"),
     ("embedding_length", (U32, 512), ModelFormatError, "llada.rope.dimension_count: expected llada.embedding_length / "),
     ("feed_forward_length", (U32, 512), ModelFormatError, "blk.0.ffn_gate.weight: expected shape (512, 256), found (256, 256)"),
     ("vocab_size", (U32, 65), ModelFormatError, "llada.vocab_size: expected the rows of token_embd.weight (64), found 65"),
@@ -488,6 +504,9 @@ WRONG_KEYS = [
     ("attention.key_length", (U32, 128), ModelFormatError, "llada.attention.key_length: expected"),
     ("attention.causal", (BOOL, True), UnsupportedModelError, "llada.attention.causal = True is not supported"),
     ("attention.causal", (U32, 0), UnsupportedModelError, "llada.attention.causal = 0 is not supported"),
+    ("expert_weights_norm", (BOOL, True), UnsupportedModelError, "llada.expert_weights_norm = True is not supported"),
+    ("expert_shared_count", (U32, 1), UnsupportedModelError, "llada.expert_shared_count = 1 is not supported"),
+    ("expert_gating_func", (U32, 2), UnsupportedModelError, "llada.expert_gating_func = 2 is not supported"),
     ("rope.scaling.type", (TEXT, "yarn"), UnsupportedModelError, "llada.rope.scaling.type = 'yarn' is not supported"),
     ("mask_token_id", (U32, 64), ModelFormatError, "llada.mask_token_id: expected a whole number from 0 to 63, found 64"),
 ]
