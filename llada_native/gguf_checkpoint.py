@@ -231,7 +231,7 @@ class _Keys:
         runs = f"this version runs {', '.join(name for name, d in DIALECTS.items() if d.architecture in FAMILIES)}"
         dialect = DIALECTS.get(self.architecture)
         if dialect is None:
-            raise UnsupportedModelError(f"{self.path}: general.architecture: unknown architecture {self.architecture!r}; {runs}")
+            raise UnsupportedModelError(f"{self.path}: general.architecture: unknown architecture {shown(self.architecture)}; {runs}")
         if dialect.architecture not in FAMILIES:
             raise UnsupportedModelError(f"{self.path}: general.architecture: {self.architecture} ({dialect.architecture}) is not "
                                         f"implemented yet; {runs}")
@@ -241,7 +241,7 @@ class _Keys:
         for key, expected in fixed.items():
             found = self.metadata.get(key, expected)
             if expected is not None and (type(found) is not type(expected) or found != expected):
-                raise UnsupportedModelError(f"{self.path}: {key} = {found!r} is not supported: expected {expected!r} for "
+                raise UnsupportedModelError(f"{self.path}: {key} = {shown(found)} is not supported: expected {expected!r} for "
                                             f"{self.architecture}")
         if dialect.model_type is not None:
             self.text(self.own("model_type"))

@@ -21,6 +21,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # alike in little-endian files
 LARGEST_HEADER = 1 << 28
 LARGEST_ARRAY = 1 << 22  # texts or numbers of a metadata value, and tensors
+LONGEST_NAME = 1 << 10
 LARGEST_DIMENSION = 1 << 40
 LARGEST_ALIGNMENT = 1 << 16
 DEFAULT_ALIGNMENT = 32
@@ -128,7 +129,7 @@ class GGUFFile:
         n_tensors, n_keys = (cursor.count(f"number of {what}", least) for what, least in (("tensors", 25), ("metadata keys", 13)))
         self.metadata: dict[str, Any] = {}
         for i in range(n_keys):
-            key = cursor.text(f"metadata key {i}")
+            key = cursor.text(f"metadata key {i}", LONGEST_NAME)
             if key in self.metadata:
                 raise ModelFormatError(f"{path}: duplicate key {key!r}")
             kind = cursor.number(key, 4)
@@ -143,7 +144,7 @@ class GGUFFile:
             raise ModelFormatError(f"{self.path}: general.alignment: expected a power of two up to {LARGEST_ALIGNMENT}, found {alignment}")
         headers: dict[str, tuple[tuple[int, ...], BlockType, int]] = {}
         for i in range(count):
-            name = cursor.text(f"name of tensor {i}")
+            name = cursor.text(f"name of tensor {i}", LONGEST_NAME)
             if name in headers:
                 raise ModelFormatError(f"{self.path}: duplicate tensor {name!r}")
             headers[name] = self._header(cursor, name, alignment)
@@ -225,8 +226,11 @@ class _Cursor:
             raise ModelFormatError(f"{self.path}: {what}: expected at most {most} in a file of {self.size} bytes, found {found}")
         return found
 
-    def text(self, what: str) -> str:
-        data = bytes(self.take(what, self.number(what, 8)))
+    def text(self, what: str, longest: int = LARGEST_HEADER) -> str:
+        length = self.number(what, 8)
+        if length > longest:
+            raise ModelFormatError(f"{self.path}: {what}: expected a text of at most {longest} bytes, found {length}")
+        data = bytes(self.take(what, length))
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as e:

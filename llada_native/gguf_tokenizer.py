@@ -46,7 +46,7 @@ class _Reader:
         model, pre = self.text("model"), self.text("pre")
         for key, found, known in (("model", model, ["gpt2"]), ("pre", pre, list(PATTERNS))):
             if found not in known:
-                raise UnsupportedModelError(f"{self.path}: tokenizer.ggml.{key} = {found!r} is not supported: expected one of "
+                raise UnsupportedModelError(f"{self.path}: tokenizer.ggml.{key} = {shown(found)} is not supported: expected one of "
                                             + ", ".join(map(repr, known)))
         tokens = self.tokens()
         options: dict[str, Any] = {"add_bos_token": False, "add_eos_token": False}  # the chat template has them
