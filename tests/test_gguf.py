@@ -107,6 +107,22 @@ def test_slices_of_any_size(tmp_path, arch, slice_bytes, monkeypatch):
         assert np.array_equal(values, whole[key]), key
 
 
+@pytest.mark.parametrize("kind", ["Q4_K", "Q8_0", "BF16"])
+def test_no_more_than_slices_in_memory(tmp_path, kind, monkeypatch):
+    """Matrices of 16 MiB as float32, in slices of 1 MiB: what is allocated at once is a few of these."""
+    path = tmp_path / "a.gguf"
+    gguf_files.write(path, kind, config=gguf_files.config(d_model=512, mlp_hidden_size=8192, n_layers=1))
+    monkeypatch.setattr(gguf_checkpoint, "SLICE_BYTES", 1 << 20)
+    checkpoint = GGUFCheckpoint(path)
+    sum(rows.size for _, _, rows in checkpoint.slices())  # what is imported on the way
+    tracemalloc.start()
+    try:
+        assert sum(rows.size for _, _, rows in checkpoint.slices()) == checkpoint.config.n_parameters()
+        assert tracemalloc.get_traced_memory()[1] < 6 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_wrong_dialect_would_be_seen(tmp_path):
     """Rows of queries and keys in the other program's order: nothing fails, and the logits are others."""
     config = gguf_files.config()
