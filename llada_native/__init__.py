@@ -13,12 +13,14 @@ if find_spec("llada_native._native") is None:
 
 from .caching import Delayed, Dual, NoCache, Prefix
 from .config import ModelConfig
+from .conversion import convert
 from .device import DeviceType
 from .editors import NoEditor, Remask, TokenEdit, Wino
 from .errors import (
     EngineError,
     GenerationCancelled,
     LladaError,
+    MissingPackageError,
     ModelFormatError,
     ModelMemoryError,
     NonFiniteLogitsError,
@@ -66,6 +68,7 @@ __all__ = [
     "LocalLeap",
     "LookAhead",
     "Margin",
+    "MissingPackageError",
     "ModelConfig",
     "ModelFormatError",
     "ModelMemoryError",
@@ -82,6 +85,7 @@ __all__ = [
     "Trace",
     "UnsupportedModelError",
     "Wino",
+    "convert",
     "cpu_info",
     "generate",
     "generate_with_cpp_model",

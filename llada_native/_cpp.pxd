@@ -108,6 +108,7 @@ cdef extern from "llada/model.h" namespace "llada" nogil:
         Model(const ModelConfig&, WeightFormat, const string&, int, const string&, const string&) except +llada_raise_python_error
         void save(const string&, const string&) except +llada_raise_python_error
         void load(Tensor, int64_t, int64_t, int64_t, const void*, DType, int64_t) except +llada_raise_python_error
+        bool load_integers(Tensor, int64_t, int64_t, int64_t, const int8_t*, const float*, int, int64_t) except +llada_raise_python_error
         void forward(const RaggedBatch&, float*, const Interrupt&) except +llada_raise_python_error
         void head(const float*, int64_t, int64_t, int64_t, float*, const Interrupt&) except +llada_raise_python_error
         const string& isa()
@@ -151,6 +152,7 @@ cdef extern from "ops/linear.h" namespace "llada" nogil:
         Linear(int64_t, int64_t, WeightFormat, const KernelTable&) except +llada_raise_python_error
         void allocate() except +llada_raise_python_error
         void load(Team&, int64_t, int64_t, const void*, DType) except +llada_raise_python_error
+        bool load_integers(Team&, int64_t, int64_t, const int8_t*, const float*, int) except +llada_raise_python_error
         int64_t bytes()
 
     cdef cppclass QuantizedRows:

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .backend import IntegerRows
 from .config import ModelConfig
 
 TENSORS: tuple[str, ...]
@@ -33,6 +34,9 @@ class NativeModel:
     @property
     def workspace_bytes(self) -> int: ...
     def load(self, tensor: str, layer: int, row_begin: int, array: NDArray[Any], expert: int = -1) -> None: ...
+    def load_integers(
+        self, tensor: str, layer: int, row_begin: int, values: NDArray[np.int8], scales: NDArray[np.float32], expert: int = -1
+    ) -> bool: ...
     def hidden(
         self,
         tokens: NDArray[np.int32],
@@ -66,7 +70,7 @@ class NativeKVCache:
 
 class PackedLinear:
     shape: tuple[int, int]
-    def __init__(self, weight: NDArray[Any], dtype: str, isa: str = "", group: int = 128) -> None: ...
+    def __init__(self, weight: NDArray[Any] | IntegerRows, dtype: str, isa: str = "", group: int = 128) -> None: ...
     def __call__(self, x: NDArray[np.float32], out: NDArray[np.float32], threads: int = 1, accumulate: bool = False) -> None: ...
 
 def quantize_group(w: NDArray[np.float32], dtype: str, codes: NDArray[np.uint8]) -> float: ...

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from llada_native.backend import require_cache_dtype
+from llada_native.backend import IntegerRows, require_cache_dtype
 
 cdef extern from "Python.h":
     # Declared anew: the exception it sets must stay set, not be raised in the callback.
@@ -171,6 +171,37 @@ cdef class NativeModel:
                 model.load(role, layer, row_begin, rows, data, source, expert)
         finally:
             self.leave()
+
+    def load_integers(self, str tensor, int64_t layer, int64_t row_begin, const int8_t[:, ::1] values, const float[:, ::1] scales,
+                      int64_t expert=-1):
+        """Store rows of a matrix that are integers already, w = scale * value, as they are.
+
+        Parameters
+        ----------
+        values : int8 [rows, columns]
+        scales : float32 [rows, columns / group]
+
+        Returns
+        -------
+        bool
+            False, and nothing is stored, when the matrix is not held as such integers in such groups.
+        """
+        cdef cpp.Model* model
+        cdef cpp.Tensor role = <cpp.Tensor> <int> TENSORS.index(tensor)
+        cdef int64_t rows = values.shape[0]
+        cdef bint stored
+        if rows == 0 or scales.shape[0] != rows or scales.shape[1] == 0 or values.shape[1] % scales.shape[1]:
+            raise ValueError(f"{tensor}: expected scales of groups of ({rows}, {values.shape[1]}) values, "
+                             f"found shape ({scales.shape[0]}, {scales.shape[1]})")
+        cdef int group = values.shape[1] // scales.shape[1]
+        self.enter()
+        try:
+            model = self.get()
+            with nogil:
+                stored = model.load_integers(role, layer, row_begin, rows, &values[0, 0], &scales[0, 0], group, expert)
+        finally:
+            self.leave()
+        return stored
 
     def hidden(self, const int32_t[::1] tokens, const int32_t[::1] lengths, const int32_t[::1] rows,
                const int32_t[::1] positions=None, caches=None, const int32_t[::1] slots=None, const int32_t[::1] places=None,
@@ -390,7 +421,7 @@ cdef class NativeKVCache:
 
 
 cdef class PackedLinear:
-    """One linear layer on its own, for tests and benchmarks: ``out = x @ weight.T``."""
+    """One linear layer on its own, for tests and benchmarks: ``out = x @ weight.T``. The weight is of floats or `IntegerRows`."""
     cdef unique_ptr[cpp.Linear] weight
     cdef cpp.QuantizedRows quantized
     cdef const cpp.KernelTable* kernels
@@ -399,19 +430,33 @@ cdef class PackedLinear:
     def __cinit__(self, weight, str dtype, str isa="", int group=128):
         cdef string name = isa.encode() if isa else cpp.active_isa()
         self.kernels = &cpp.kernels_for(name)
-        self.shape = weight.shape
+        self.shape = weight.values.shape if isinstance(weight, IntegerRows) else weight.shape
         cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)
         try:
             self.weight.reset(new cpp.Linear(self.shape[0], self.shape[1], format[0], self.kernels[0]))
             self.weight.get().allocate()
         finally:
             del format
-        bits, code = as_bits(weight, "weight")
         cdef cpp.Interrupt never
         cdef unique_ptr[cpp.Team] team
+        cdef int64_t rows = self.shape[0]
+        cdef const int8_t[:, ::1] values
+        cdef const float[:, ::1] scales
+        cdef int stored_group
+        cdef bint stored
+        if isinstance(weight, IntegerRows):
+            values, scales = weight.values, weight.scales
+            stored_group = values.shape[1] // scales.shape[1]
+            with nogil:
+                team.reset(new cpp.Team(1, never))
+                stored = self.weight.get().load_integers(team.get()[0], 0, rows, &values[0, 0], &scales[0, 0], stored_group)
+            if not stored:
+                raise ValueError(f"weight: expected integers that {dtype} holds in groups of {group}, found others in groups of "
+                                 f"{stored_group}")
+            return
+        bits, code = as_bits(weight, "weight")
         cdef const void* data = address(bits)
         cdef cpp.DType source = <cpp.DType> <int> code
-        cdef int64_t rows = self.shape[0]
         with nogil:  # a forward pass whose turn it is may need the GIL to poll
             team.reset(new cpp.Team(1, never))
             self.weight.get().load(team.get()[0], 0, rows, data, source)

@@ -186,8 +186,25 @@ class TensorSpec:
     expert: int = -1
 
 
+@dataclass(frozen=True)
+class IntegerRows:
+    """Rows of a matrix that are stored as integers: a weight is its value times the scale of its group of columns."""
+
+    values: NDArray[np.int8]  # [rows, columns]
+    scales: NDArray[np.float32]  # [rows, columns / group]
+
+    @property
+    def size(self) -> int:
+        return self.values.size
+
+    def floats(self) -> NDArray[np.float32]:
+        rows, columns = self.values.shape
+        grouped = self.values.reshape(rows, self.scales.shape[1], -1) * self.scales[:, :, None]
+        return grouped.reshape(rows, columns)
+
+
 class TensorSource(Protocol):
-    """Where weights come from: a checkpoint folder or a random generator."""
+    """Where weights come from: a checkpoint folder, a GGUF file or a random generator."""
 
     @property
     def config(self) -> ModelConfig: ...
@@ -201,8 +218,8 @@ class TensorSource(Protocol):
         """Changes when the weights do, as far as that can be seen without reading all of them."""
         ...
 
-    def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
-        """Every tensor in slices of rows: (tensor, first row, rows), float32, float16 or bfloat16."""
+    def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any] | IntegerRows]]:
+        """Every tensor in slices of rows: (tensor, first row, rows), float32, float16, bfloat16 or integers."""
         ...
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,16 +212,7 @@ class Checkpoint:
         return str(self.folder.resolve())
 
     def fingerprint(self) -> list[Any]:
-        """Name, size, time of change and a hash of the beginning and the end of every shard."""
-        found = []
-        for path in sorted(set(self.shards.values())):
-            status = path.stat()
-            with path.open("rb") as f:
-                sample = f.read(SAMPLE_BYTES)
-                f.seek(max(0, status.st_size - SAMPLE_BYTES))
-                sample += f.read()
-            found.append([path.name, status.st_size, status.st_mtime_ns, hashlib.sha256(sample).hexdigest()])
-        return found
+        return sampled(set(self.shards.values()))
 
     def slices(self) -> Iterator[tuple[TensorSpec, int, NDArray[Any]]]:
         """Every tensor in slices of rows."""
@@ -269,6 +260,19 @@ class ShardReader:
             array = np.ascontiguousarray(self.file.get_slice(name)[index])
         self.bytes += array.nbytes
         return array
+
+
+def sampled(paths: Iterable[Path]) -> list[Any]:
+    """Name, size, time of change and a hash of the beginning and the end of every file."""
+    found = []
+    for path in sorted(paths):
+        status = path.stat()
+        with path.open("rb") as f:
+            sample = f.read(SAMPLE_BYTES)
+            f.seek(max(0, status.st_size - SAMPLE_BYTES))
+            sample += f.read()
+        found.append([path.name, status.st_size, status.st_mtime_ns, hashlib.sha256(sample).hexdigest()])
+    return found
 
 
 @contextmanager

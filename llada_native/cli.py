@@ -13,6 +13,8 @@ from . import __version__, checks
 from ._sampler import REMASKING
 from .backend import CACHE_DTYPES
 from .caching import NAMES as CACHES
+from .conversion import convert
+from .converted import Converted
 from .editors import NAMES as EDITORS
 from .errors import LladaError
 from .fallback import FALLBACKS
@@ -20,6 +22,7 @@ from .loading import BACKENDS, DEFAULT_GROUP_SIZE, DTYPES, GIB, GROUP_SIZES
 from .machine import available_memory, cpu_info
 from .method import BLOCK_CAUSAL_PRESETS, PRESETS
 from .model import DEMO, LLaDAForCausalLM
+from .progress import Bar
 from .result import GenerationResult
 from .selectors import NAMES as SELECTORS
 from .windows import NAMES as CANVASES
@@ -31,8 +34,19 @@ examples:
   llada-native generate --model path/to/LLaDA-8B-Instruct --gen-length 128 --block-length 32 "What is diffusion?"
   echo "What is 17 plus 25?" | llada-native generate --json
   llada-native info --model path/to/LLaDA-8B-Instruct
+  llada-native convert path/to/LLaDA-8B-Instruct llada-8b-int4 --dtype int4
 
 exit codes: 0 done, 1 the model or the input was refused, 2 wrong usage, 130 interrupted
+"""
+
+
+CONVERT_EPILOG = """\
+example, for a folder that opens within a second:
+  llada-native convert path/to/LLaDA-8B-Instruct llada-8b-int4 --dtype int4
+  llada-native generate --model llada-8b-int4 "What is diffusion?"
+
+The folder holds the weights as this machine's kernels want them. It needs nothing of SOURCE afterwards, and another kind of processor
+needs a folder of its own (--isa). It appears whole or not at all.
 """
 
 
@@ -180,6 +194,15 @@ def _bench(a: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _convert(a: argparse.Namespace) -> int:
+    with Bar("packing") as bar:
+        out = convert(a.source, a.out, dtype=a.dtype, group_size=a.group_size, isa=a.isa, num_threads=a.num_threads, force=a.force,
+                      progress=bar)
+    mib = sum(p.stat().st_size for p in out.iterdir()) / (1 << 20)
+    print(f"{out}: {Converted(out).stated()}, {mib:.1f} MiB")
+    return EXIT_OK
+
+
 def _length(text: str) -> int | str:
     try:
         return text if text == "auto" else int(text)
@@ -203,15 +226,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llada-native {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--model", metavar="FOLDER", help="checkpoint folder; default: the demo model")
-    common.add_argument("--dtype", choices=DTYPES, default="auto", help="weights in memory (default: auto)")
-    common.add_argument("--group-size", type=int, choices=GROUP_SIZES, default=DEFAULT_GROUP_SIZE,
-                        help="weights that share a scale, for int8 and int4 (default: %(default)s)")
+    weights = argparse.ArgumentParser(add_help=False)
+    weights.add_argument("--dtype", choices=DTYPES, default="auto", help="weights in memory (default: auto)")
+    weights.add_argument("--group-size", type=int, choices=GROUP_SIZES,
+                         help=f"weights that share a scale, for int8 and int4 (default: {DEFAULT_GROUP_SIZE}; of GGUF files 32)")
+    weights.add_argument("--num-threads", type=int, metavar="N", help="default: the cores this process may use")
+    weights.add_argument("--isa", help="kernels to use; 'info' lists them")
+
+    common = argparse.ArgumentParser(add_help=False, parents=[weights])
+    common.add_argument("--model", metavar="PATH", help="checkpoint folder or GGUF file; default: the demo model")
     common.add_argument("--backend", choices=BACKENDS, default="native",
                         help="C++ engine, slow NumPy, or pseudo-logits to try the wiring")
-    common.add_argument("--num-threads", type=int, metavar="N", help="default: the cores this process may use")
-    common.add_argument("--isa", help="kernels to use; 'info' lists them")
     common.add_argument("--cache-dir", metavar="FOLDER", help="keep packed weights here: later loads map them")
     common.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -254,6 +279,13 @@ def _parser() -> argparse.ArgumentParser:
 
     selftest = commands.add_parser("selftest", parents=[common], help="check this installation: exit code 0 when all is well")
     selftest.set_defaults(run=_selftest)
+
+    conversion = commands.add_parser("convert", parents=[weights], help="write a folder with packed weights, which opens at once",
+                                  epilog=CONVERT_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    conversion.add_argument("source", metavar="SOURCE", help="checkpoint folder or GGUF file")
+    conversion.add_argument("out", metavar="OUT", help="folder to write")
+    conversion.add_argument("--force", action="store_true", help="replace OUT when convert wrote it")
+    conversion.set_defaults(run=_convert)
 
     bench = commands.add_parser("bench", help="speed of LLaDA-8B's matrix products on this machine, per dtype")
     bench.add_argument("--rows", type=_row_count, nargs="+", default=[32, 160], metavar="N", help="rows of a forward (default: 32 160)")

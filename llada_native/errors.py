@@ -17,6 +17,10 @@ class ModelMemoryError(LladaError, MemoryError):
     """The model does not fit into memory."""
 
 
+class MissingPackageError(LladaError, ImportError):
+    """Something needs a package that is not installed. The message names the extra that brings it."""
+
+
 class EngineError(LladaError, RuntimeError):
     """A backend failed in the middle of its work. The message says in what, with which shapes."""
 

@@ -1,18 +1,25 @@
 """From a folder or a configuration to a backend with its weights, and the defaults that a checkpoint states."""
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from . import _native, checks, packed
-from .backend import Backend, TensorSource
-from .checkpoint import read_json, tensor_name
+from .backend import Backend, IntegerRows, TensorSource, TensorSpec
+from .checkpoint import Checkpoint, read_json, tensor_name
 from .config import ModelConfig
+from .converted import Converted
 from .errors import ModelFormatError, ModelMemoryError
 from .fallback import FALLBACKS
 from .families import FAMILIES
+from .gguf_checkpoint import GROUP_SIZE, GGUFCheckpoint
+from .gguf_tokenizer import tokenizer_files
 from .machine import available_memory, default_threads
 from .tokenizer import Tokenizer, special_token_id
 
@@ -26,7 +33,7 @@ GIB = 1 << 30
 def check_engine(dtype: object, group_size: object, backend: object, num_threads: object, isa: object, fallback: object) -> None:
     """With a fallback, an instruction set that this build lacks is a failure of the engine, not of the caller."""
     checks.one_of("dtype", dtype, DTYPES)
-    if group_size not in GROUP_SIZES or isinstance(group_size, bool):
+    if group_size is not None and (group_size not in GROUP_SIZES or isinstance(group_size, bool)):
         raise (ValueError if isinstance(group_size, int) else TypeError)(
             f"group_size: expected one of {', '.join(map(str, GROUP_SIZES))}, found {group_size!r}")
     checks.one_of("backend", backend, BACKENDS)
@@ -36,6 +43,51 @@ def check_engine(dtype: object, group_size: object, backend: object, num_threads
         checks.one_of("fallback", fallback, FALLBACKS)
     if isa is not None and not (fallback and isinstance(isa, str)):
         checks.one_of("isa", isa, _native.isas())
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model's files: its weights, and what they say beside."""
+
+    source: TensorSource
+    tokenizer: Tokenizer | None
+    defaults: dict[str, Any]
+    dtype: str  # "auto" stands for it
+    group_size: int  # where none is given
+
+
+def open_model(place: Path, backend: str) -> Opened:
+    """A checkpoint folder, a folder that `convert` wrote, or a GGUF file.
+
+    Raises
+    ------
+    ModelFormatError, UnsupportedModelError
+        It is malformed, or asks for what this version lacks.
+    MissingPackageError
+        It is a GGUF file, and the package gguf is not installed.
+    """
+    if os.path.isfile(place):
+        checkpoint = GGUFCheckpoint(place)
+        texts = tokenizer_files(place, checkpoint.metadata)
+        tokenizer = Tokenizer(place, texts) if texts is not None else None
+        opened = Opened(checkpoint, tokenizer, token_defaults(checkpoint.config, tokenizer, None), checkpoint.dtype, GROUP_SIZE)
+    else:
+        source: TensorSource
+        dtype, group_size = "float32", DEFAULT_GROUP_SIZE
+        if backend == "placeholder":
+            source = ConfigOnly(place)
+        elif Converted.lies_in(place):
+            source = Converted(place)
+            dtype, group_size = source.dtype, source.group_size
+        else:
+            source = Checkpoint(place)
+            dtype = "bfloat16" if set(source.dtypes.values()) == {"bfloat16"} else "float32"
+        tokenizer = Tokenizer(place) if (place / "tokenizer.json").is_file() else None
+        opened = Opened(source, tokenizer, generation_defaults(place, source.config, tokenizer), dtype, group_size)
+    if tokenizer is not None and tokenizer.largest_id >= opened.source.config.vocabulary:
+        raise ModelFormatError(f"{tokenizer.path}: expected token ids below {opened.source.config.vocabulary} (rows of the embedding), "
+                               f"found {tokenizer.largest_id}")
+    return opened
 
 
 def weight_bytes(config: ModelConfig, dtype: str, group_size: int) -> int:
@@ -75,36 +127,57 @@ def load_backend(source: TensorSource, backend: str, dtype: str, group_size: int
 
 def _load_native(source: TensorSource, dtype: str, group_size: int, threads: int, isa: str, cache_dir: Path | None) -> _native.NativeModel:
     """Maps packed weights when there are some that fit; packs them otherwise, and keeps them when there is a place for them."""
+    if isinstance(source, Converted):
+        return source.map(threads)
     build = partial(_native.NativeModel, source.config, dtype, threads, isa, group_size)
     if cache_dir is None:
-        return _pack(source, dtype, group_size, build)
+        return pack(source, dtype, group_size, build)
     kernels = isa or _native.active_isa()
     path, tag = packed.file_of(source, cache_dir, dtype, group_size, kernels), packed.tag_of(source, dtype, group_size, kernels)
     model = packed.load(path, tag, build)
     if model is not None:
         return model
-    model = _pack(source, dtype, group_size, build)
+    model = pack(source, dtype, group_size, build)
     if packed.save(path, tag, model):
         return packed.load(path, tag, build) or model
     return model
 
 
-def _pack(source: TensorSource, dtype: str, group_size: int, build: Callable[[], _native.NativeModel]) -> _native.NativeModel:
+def pack(source: TensorSource, dtype: str, group_size: int, build: Callable[[], _native.NativeModel],
+         progress: Callable[[int], object] = lambda weights: None) -> _native.NativeModel:
+    """A model with the weights of a source; `progress` hears how many of them are packed.
+
+    Raises
+    ------
+    ModelMemoryError, ValueError
+        As `load_backend`.
+    """
     need = weight_bytes(source.config, dtype, group_size)
     have = available_memory()
     if have is not None and need > have:
         raise ModelMemoryError(f"the weights need {need / GIB:.1f} GiB as {dtype}, and {have / GIB:.1f} GiB are available"
                                + ("; dtype='int4' takes a quarter of bfloat16" if dtype != "int4" else ""))
     try:
-        model = build()
+        model, done = build(), 0
         for spec, begin, rows in source.slices():
             try:
-                model.load(spec.role, spec.layer, begin, rows, spec.expert)
+                _store(model, spec, begin, rows)
             except OverflowError as e:
                 raise ValueError(f"{tensor_name(spec, source.config.architecture)}: {e}") from e
+            done += rows.size
+            progress(done)
     except MemoryError as e:
         raise ModelMemoryError(f"the weights need {need / GIB:.1f} GiB as {dtype}; an allocation failed") from e
     return model
+
+
+def _store(model: _native.NativeModel, spec: TensorSpec, begin: int, rows: NDArray[Any] | IntegerRows) -> None:
+    """Integers as they are where the model holds such ones, as the floats they stand for elsewhere."""
+    if isinstance(rows, IntegerRows):
+        if model.load_integers(spec.role, spec.layer, begin, rows.values, rows.scales, spec.expert):
+            return
+        rows = rows.floats()
+    model.load(spec.role, spec.layer, begin, rows, spec.expert)
 
 
 class ConfigOnly:

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from . import _native, checks
 from .backend import Backend, TensorSource
-from .checkpoint import Checkpoint, RandomWeights
+from .checkpoint import RandomWeights
 from .config import ModelConfig
+from .converted import Converted
 from .denoiser import Denoiser, Request
 from .device import DeviceType, check_device
 from .errors import GenerationCancelled, LladaError, ModelFormatError
 from .fallback import interruptible, report
 from .generation import prepared, prepared_infill
 from .kv_cache import KVCache
-from .loading import DEFAULT_GROUP_SIZE, DTYPES, ConfigOnly, check_engine, generation_defaults, load_backend, token_defaults
+from .loading import DEFAULT_GROUP_SIZE, DTYPES, check_engine, load_backend, open_model, token_defaults
 from .options import LARGEST_SEED
 from .prompts import as_arrays, id_rows, token_rows
 from .result import GenerationResult, IntArray, Step
@@ -36,7 +37,8 @@ class LLaDAForCausalLM:
     Parameters
     ----------
     model_dir_path : path, optional
-        A Hugging Face folder: config.json, safetensors weights, tokenizer.json. Without it, the demo model of this package.
+        A Hugging Face folder: config.json, safetensors weights, tokenizer.json; a folder that `convert` wrote; or a GGUF file. Without
+        it, the demo model of this package.
     device : DeviceType
         DEVICE_TYPE_CPU; this build has no other.
     ndev : int
@@ -44,11 +46,13 @@ class LLaDAForCausalLM:
     max_tokens : int, optional
         Most tokens of a prompt with its answer; default the checkpoint's max_sequence_length.
     dtype : {"auto", "float32", "bfloat16", "float16", "int8", "int4"}
-        Of the weights in memory. "auto" keeps bfloat16 checkpoints as they are and holds others as float32. Float weights are multiplied
+        Of the weights in memory. "auto" keeps bfloat16 checkpoints as they are and holds others as float32; of a GGUF file it is what is
+        nearest to most of its weights, and of a converted folder what lies there. Float weights are multiplied
         in float32, integer ones with 8-bit activations and exact integer sums; then the embedding is bfloat16 and the head int8.
         "float16" refuses weights above 65504.
-    group_size : {32, 64, 128}
-        Weights of an output channel that share a scale, for int8 and int4: fewer are more exact, more are faster and smaller.
+    group_size : {32, 64, 128}, optional
+        Weights of an output channel that share a scale, for int8 and int4: fewer are more exact, more are faster and smaller. Default 64;
+        of a GGUF file 32, as in its own blocks.
     backend : {"native", "reference", "placeholder"}
         The C++ engine; NumPy in float64: the same answers, slowly; or pseudo-logits without weights, for trying out the wiring.
     num_threads : int, optional
@@ -64,7 +68,9 @@ class LLaDAForCausalLM:
     Raises
     ------
     ModelFormatError, UnsupportedModelError
-        The folder is malformed, or asks for what this version lacks.
+        The folder or file is malformed, or asks for what this version lacks.
+    MissingPackageError
+        A GGUF file without the package gguf: pip install 'llada-native[gguf]'.
     ModelMemoryError
         The weights do not fit into memory.
     TypeError, ValueError
@@ -77,31 +83,25 @@ class LLaDAForCausalLM:
     """
 
     def __init__(self, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
-                 max_tokens: int | None = None, *, dtype: str = "auto", group_size: int = DEFAULT_GROUP_SIZE, backend: str = "native",
+                 max_tokens: int | None = None, *, dtype: str = "auto", group_size: int | None = None, backend: str = "native",
                  num_threads: int | None = None, isa: str | None = None, fallback: str | None = None,
                  cache_dir: str | Path | None = None) -> None:
         if model_dir_path is not None and not isinstance(model_dir_path, str | Path):
             raise TypeError(f"model_dir_path: expected a folder's path, found {model_dir_path!r}")
         check_device(device, ndev)
         check_engine(dtype, group_size, backend, num_threads, isa, fallback)
-        folder = Path(model_dir_path) if model_dir_path is not None else DEMO
-        source = ConfigOnly(folder) if backend == "placeholder" else Checkpoint(folder)
-        if dtype == "auto":
-            stored = set(source.dtypes.values()) if isinstance(source, Checkpoint) else set()
-            dtype = "bfloat16" if stored == {"bfloat16"} else "float32"
-        tokenizer = Tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
-        if tokenizer is not None and tokenizer.largest_id >= source.config.vocabulary:
-            raise ModelFormatError(f"{tokenizer.path}: expected token ids below {source.config.vocabulary} (rows of the embedding), "
-                                   f"found {tokenizer.largest_id}")
+        opened = open_model(Path(model_dir_path) if model_dir_path is not None else DEMO, backend)
+        if isinstance(opened.source, Converted):
+            isa = opened.source.agreed(dtype, group_size, isa)
         self._recipe: tuple[Any, ...] = ("from_pretrained", model_dir_path)
-        self._set_up(source, tokenizer, generation_defaults(folder, source.config, tokenizer), max_tokens,
-                     {"dtype": dtype, "group_size": group_size, "backend": backend, "num_threads": num_threads, "isa": isa,
-                      "fallback": fallback, "cache_dir": cache_dir})
+        self._set_up(opened.source, opened.tokenizer, opened.defaults, max_tokens,
+                     {"dtype": opened.dtype if dtype == "auto" else dtype, "group_size": group_size or opened.group_size,
+                      "backend": backend, "num_threads": num_threads, "isa": isa, "fallback": fallback, "cache_dir": cache_dir})
 
     @classmethod
     def from_pretrained(cls, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
                         max_tokens: int | None = None, **arguments: Any) -> LLaDAForCausalLM:
-        """Load a checkpoint folder; the same as the constructor."""
+        """Load a checkpoint folder or a GGUF file; the same as the constructor."""
         return cls(model_dir_path, device, ndev, max_tokens, **arguments)
 
     @classmethod

@@ -20,6 +20,8 @@ from .errors import EngineError
 
 logger = logging.getLogger("llada_native")
 
+MAGIC = b"LLADAPK1"
+LARGEST_TAG = 1 << 20
 PACKED_FORMAT = 1  # of the layout in memory; to be raised when a kernel's layout changes
 
 
@@ -27,6 +29,15 @@ def tag_of(source: TensorSource, dtype: str, group_size: int, isa: str) -> str:
     """What a file of packed weights must have been made from and for."""
     return json.dumps({"format": PACKED_FORMAT, "isa": isa, "dtype": dtype, "group_size": group_size, "config": asdict(source.config),
                        "weights": source.fingerprint()}, sort_keys=True)
+
+
+def read_tag(path: Path) -> str:
+    """The tag of a packed file; empty when it has none."""
+    with path.open("rb") as f:
+        head = f.read(len(MAGIC) + 8)
+        length = int.from_bytes(head[len(MAGIC):], "little")
+        tag = f.read(length) if head.startswith(MAGIC) and length <= LARGEST_TAG else b""
+    return tag.decode("utf-8", "replace")
 
 
 def file_of(source: TensorSource, folder: Path, dtype: str, group_size: int, isa: str) -> Path:

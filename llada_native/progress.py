@@ -1,7 +1,8 @@
-"""What ``verbose=True`` prints: one line a step, to stderr."""
+"""What is printed to stderr while one waits: a line a step with ``verbose=True``, and a bar on a terminal."""
 from __future__ import annotations
 
 import sys
+import time
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from .tokenizer import Tokenizer
 from .trace import Growth
 
 MOST_TOKENS = 6  # of one step and prompt
+BAR = 40  # characters
 
 
 def print_step(step: Step, tokenizer: Tokenizer | None) -> None:
@@ -30,3 +32,28 @@ def print_step(step: Step, tokenizer: Tokenizer | None) -> None:
 
 def _text(token: np.int32, tokenizer: Tokenizer | None) -> str:
     return repr(tokenizer.decode([int(token)], skip_special_tokens=False)) if tokenizer else str(token)
+
+
+class Bar:
+    """How far something is, on one line of a terminal; silent where stderr is none."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.begin, self.shown = what, time.monotonic(), -1
+        self.visible = sys.stderr is not None and sys.stderr.isatty()
+
+    def __call__(self, fraction: float) -> None:
+        percent = int(100 * fraction)
+        if not self.visible or percent == self.shown:
+            return
+        self.shown = percent
+        seconds = time.monotonic() - self.begin
+        left = f", {seconds * (1 - fraction) / fraction:.0f} s left" if fraction > 0 else ""
+        filled = "#" * (BAR * percent // 100)
+        print(f"\r\x1b[K{self.what} [{filled:{BAR}}] {percent:3} %{left}", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown >= 0:
+            print(file=sys.stderr, flush=True)

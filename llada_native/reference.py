@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from .backend import Placed, TensorSource, lay_out, require_cache_dtype, tensor_specs
+from .backend import IntegerRows, Placed, TensorSource, lay_out, require_cache_dtype, tensor_specs
 from .config import ModelConfig
 
 Array = NDArray[np.float64]
@@ -27,7 +27,8 @@ class ReferenceModel:
         self.config = source.config
         parts: dict[tuple[str, int, int], list[NDArray[Any]]] = {}
         for spec, _, rows in source.slices():
-            parts.setdefault((spec.role, spec.layer, spec.expert), []).append(rows)
+            floats = rows.floats() if isinstance(rows, IntegerRows) else rows
+            parts.setdefault((spec.role, spec.layer, spec.expert), []).append(floats)
         self.weights = {key: np.concatenate(p) if len(p) > 1 else p[0] for key, p in parts.items()}
         if self.config.weight_tying:
             self.weights["head", -1, -1] = self.weights["embedding", -1, -1]

@@ -1,6 +1,7 @@
 """Text <-> token ids through the `tokenizers` library, and the chat template of a checkpoint, rendered in a sandbox."""
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -22,12 +23,14 @@ SHIELD = "\U000f1ada{}\U000f1adb"
 
 
 class Tokenizer:
-    """The tokenizer of a checkpoint folder.
+    """The tokenizer of a checkpoint folder, or of a file that holds one.
 
     Parameters
     ----------
     folder : path
         Holds tokenizer.json and, optionally, tokenizer_config.json and chat_template.jinja.
+    texts : dict, optional
+        The first two of these by their names, when `folder` is a file that says the same in another way.
 
     Raises
     ------
@@ -35,16 +38,17 @@ class Tokenizer:
         A file is malformed.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        self.path = folder / "tokenizer.json"
-        self._tokenizer = _load(self.path)
-        options = tokenizer_options(folder)
-        self.chat_template = _chat_template(folder, options)
+    def __init__(self, folder: str | Path, texts: Mapping[str, str] | None = None) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "tokenizer.json" if texts is None else self.folder
+        data = _read(self.path) if texts is None else texts["tokenizer.json"].encode()
+        self._tokenizer = _load(self.path, data)
+        options = tokenizer_options(self.folder) if texts is None else json.loads(texts["tokenizer_config.json"])
+        self.chat_template = _chat_template(self.folder, options)
         self._template_tokens = {k: text for k in ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token")
                                  if (text := _token_text(options.get(k)))}
         # A second tokenizer that reads special tokens as text; a flag switched on a shared one would race between threads.
-        self._plain = _load(self.path)
+        self._plain = _load(self.path, data)
         self._plain.encode_special_tokens = True
         specials = sorted((t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special), key=len,
                           reverse=True)
@@ -78,7 +82,7 @@ class Tokenizer:
             There is no chat template, a message is malformed, or the template refuses the conversation.
         """
         if self.chat_template is None:
-            raise ValueError(f"{self.path.parent}: no chat template: pass chat=False for plain text")
+            raise ValueError(f"{self.folder}: no chat template: pass chat=False for plain text")
         shielded = []
         for i, message in enumerate(messages):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
@@ -91,7 +95,7 @@ class Tokenizer:
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._template_tokens)
         except (TemplateError, TypeError, OverflowError) as e:
-            raise ValueError(f"{self.path.parent}: the chat template failed: {e}") from e
+            raise ValueError(f"{self.folder}: the chat template failed: {e}") from e
 
     @cached_property
     def _template(self) -> Template:
@@ -136,14 +140,18 @@ def special_token_id(folder: Path, token: str) -> int | None:
     return None
 
 
-def _load(path: Path) -> tokenizers.Tokenizer:
-    import tokenizers
-
+def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as e:
         raise ModelFormatError(f"{path}: cannot be read: {e.strerror}") from e
     refuse_stand_in(path, data[:256])
+    return data
+
+
+def _load(path: Path, data: bytes) -> tokenizers.Tokenizer:
+    import tokenizers
+
     try:
         return tokenizers.Tokenizer.from_buffer(data)
     except Exception as e:  # the library raises bare Exception

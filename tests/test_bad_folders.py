@@ -453,13 +453,15 @@ def test_truncated_weights(place: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "kind"), [
-    (lambda path: None, "nothing"), (Path.touch, "a file"), (lambda path: path.symlink_to("nowhere"), "nothing"),
-], ids=["absent", "file", "dangling link"])
+    (lambda path: None, "on this machine (nothing is downloaded), found nothing"),
+    (lambda path: path.symlink_to("nowhere"), "on this machine (nothing is downloaded), found nothing"),
+    (Path.touch, "or a GGUF file, which begins with b'GGUF', found a file that begins with b''"),
+], ids=["absent", "dangling link", "file"])
 def test_a_folder_that_is_none(make: Callable[[Path], None], kind: str, tmp_path: Path) -> None:
     make(tmp_path / "model")
     error = refusal(tmp_path / "model")
     assert type(error) is ModelFormatError
-    assert str(error) == f"{tmp_path / 'model'}: expected a checkpoint folder on this machine (nothing is downloaded), found {kind}"
+    assert str(error) == f"{tmp_path / 'model'}: expected a checkpoint folder {kind}"
 
 
 def test_a_folder_whose_name_is_too_long(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_tasks_are_refused(model):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"canvas": "causal_blocks"}, r"canvas: CausalBlocks\(length=32\) is for block-causal models, and here every row sees the whole canvas"),
+    ({"canvas": "causal_blocks"}, r"canvas: CausalBlocks\(length=32\) is for block-causal models, and here every row sees"),
     ({"cache": "committed"}, r"cache: Committed\(prefill=512\) is for block-causal models"),
     ({"preset": "quality"}, "preset: expected one of 'reference', 'balanced', 'fast', found 'quality'"),
 ])

@@ -115,6 +115,11 @@ class Model {
   // Throws std::out_of_range when float16 weights cannot hold a finite value (above 65504 in magnitude); the rows are then undefined.
   void load(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype, int64_t expert = -1);
 
+  // The same of rows that are integers already: values [rows, columns], scales [rows, columns / group], w = scale * value. They are kept
+  // as they are; false, and nothing is stored, for a tensor that does not hold its weights as such integers in such groups.
+  bool load_integers(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const int8_t* values, const float* scales, int group,
+                     int64_t expert = -1);
+
   // All weights as they lie in memory. The layout is that of the instruction set, which `tag` has to name, beside the configuration, the
   // format and whatever tells the weights apart.
   void save(const std::string& path, const std::string& tag) const;

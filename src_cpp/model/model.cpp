@@ -411,6 +411,13 @@ void Model::load(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, 
   impl_->weights.load(team, tensor, layer, row_begin, rows, data, dtype, expert);
 }
 
+bool Model::load_integers(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const int8_t* values, const float* scales,
+                          int group, int64_t expert) {
+  if (impl_->weights.file) throw std::invalid_argument("mapped weights cannot be changed");
+  Team team(impl_->threads, {});
+  return impl_->weights.load_integers(team, tensor, layer, row_begin, rows, values, scales, group, expert);
+}
+
 void Model::forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt) const {
   impl_->forward(batch, hidden, interrupt);
 }

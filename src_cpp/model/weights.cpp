@@ -30,11 +30,6 @@ void load_vector(AlignedArray<float>& vector, int64_t begin, int64_t rows, const
   for (int64_t i = 0; i < rows; ++i) vector[begin + i] = element(data, dtype, i);
 }
 
-void load_matrix(Team& team, Linear& matrix, int64_t begin, int64_t rows, const void* data, DType dtype) {
-  check_rows(begin, rows, matrix.channels());
-  matrix.load(team, begin, rows, data, dtype);
-}
-
 }  // namespace
 
 Weights::Weights(const ModelConfig& c, WeightFormat format, const KernelTable& kernels) : tied(c.tied_head), config_(c) {
@@ -170,52 +165,73 @@ void Weights::map(const std::string& path, const std::string& tag) {
   file = std::move(mapped);
 }
 
+LayerWeights& Weights::layer_of(int64_t layer) {
+  if (layer < 0 || layer >= static_cast<int64_t>(layers.size()))
+    throw std::invalid_argument("layer " + std::to_string(layer) + " of a model that has " + std::to_string(layers.size()));
+  return layers[static_cast<size_t>(layer)];
+}
+
+Expert& Weights::expert_of(int64_t layer, int64_t expert) {
+  std::vector<Expert>& experts = layer_of(layer).experts;
+  if (expert < 0 || expert >= static_cast<int64_t>(experts.size()))
+    throw std::invalid_argument("expert " + std::to_string(expert) + " of layer " + std::to_string(layer) + ", which has " +
+                                std::to_string(experts.size()));
+  return experts[static_cast<size_t>(expert)];
+}
+
+Linear* Weights::matrix(Tensor tensor, int64_t layer, int64_t expert) {
+  switch (tensor) {
+    case Tensor::embedding: return tied ? &head : nullptr;
+    case Tensor::head:
+      if (tied) throw std::invalid_argument("a tied model has no head of its own");
+      return &head;
+    case Tensor::q_proj: return &layer_of(layer).q_proj;
+    case Tensor::k_proj: return &layer_of(layer).k_proj;
+    case Tensor::v_proj: return &layer_of(layer).v_proj;
+    case Tensor::o_proj: return &layer_of(layer).o_proj;
+    case Tensor::gate_proj: return &layer_of(layer).gate_proj;
+    case Tensor::up_proj: return &layer_of(layer).up_proj;
+    case Tensor::down_proj: return &layer_of(layer).down_proj;
+    case Tensor::router: return &layer_of(layer).router;
+    case Tensor::expert_gate_proj: return &expert_of(layer, expert).gate_proj;
+    case Tensor::expert_up_proj: return &expert_of(layer, expert).up_proj;
+    case Tensor::expert_down_proj: return &expert_of(layer, expert).down_proj;
+    case Tensor::shared_gate_proj: return &layer_of(layer).shared.gate_proj;
+    case Tensor::shared_up_proj: return &layer_of(layer).shared.up_proj;
+    case Tensor::shared_down_proj: return &layer_of(layer).shared.down_proj;
+    default: return nullptr;
+  }
+}
+
 void Weights::load(Team& team, Tensor tensor, int64_t layer, int64_t begin, int64_t rows, const void* data, DType dtype,
                    int64_t expert) {
-  const bool layered = tensor != Tensor::embedding && tensor != Tensor::final_norm && tensor != Tensor::head;
-  if (layered && (layer < 0 || layer >= static_cast<int64_t>(layers.size())))
-    throw std::invalid_argument("layer " + std::to_string(layer) + " of a model that has " + std::to_string(layers.size()));
-  const auto at = [&]() -> LayerWeights& { return layers[static_cast<size_t>(layer)]; };
-  const auto at_expert = [&]() -> Expert& {
-    std::vector<Expert>& experts = at().experts;
-    if (expert < 0 || expert >= static_cast<int64_t>(experts.size()))
-      throw std::invalid_argument("expert " + std::to_string(expert) + " of layer " + std::to_string(layer) + ", which has " +
-                                  std::to_string(experts.size()));
-    return experts[static_cast<size_t>(expert)];
-  };
+  if (Linear* m = matrix(tensor, layer, expert)) {
+    check_rows(begin, rows, m->channels());
+    return m->load(team, begin, rows, data, dtype);
+  }
   switch (tensor) {
     case Tensor::embedding:
       check_rows(begin, rows, head.channels());
-      if (tied) return head.load(team, begin, rows, data, dtype);
       return embedding.load(team, begin, rows, data, dtype);
-    case Tensor::head:
-      if (tied) throw std::invalid_argument("a tied model has no head of its own");
-      return load_matrix(team, head, begin, rows, data, dtype);
     case Tensor::final_norm: return load_vector(final_norm, begin, rows, data, dtype);
-    case Tensor::attn_norm: return load_vector(at().attn_norm, begin, rows, data, dtype);
-    case Tensor::mlp_norm: return load_vector(at().mlp_norm, begin, rows, data, dtype);
-    case Tensor::q_proj: return load_matrix(team, at().q_proj, begin, rows, data, dtype);
-    case Tensor::k_proj: return load_matrix(team, at().k_proj, begin, rows, data, dtype);
-    case Tensor::v_proj: return load_matrix(team, at().v_proj, begin, rows, data, dtype);
-    case Tensor::o_proj: return load_matrix(team, at().o_proj, begin, rows, data, dtype);
-    case Tensor::gate_proj: return load_matrix(team, at().gate_proj, begin, rows, data, dtype);
-    case Tensor::up_proj: return load_matrix(team, at().up_proj, begin, rows, data, dtype);
-    case Tensor::down_proj: return load_matrix(team, at().down_proj, begin, rows, data, dtype);
-    case Tensor::q_norm: return load_vector(at().q_norm, begin, rows, data, dtype);
-    case Tensor::k_norm: return load_vector(at().k_norm, begin, rows, data, dtype);
-    case Tensor::q_bias: return load_vector(at().q_bias, begin, rows, data, dtype);
-    case Tensor::k_bias: return load_vector(at().k_bias, begin, rows, data, dtype);
-    case Tensor::v_bias: return load_vector(at().v_bias, begin, rows, data, dtype);
-    case Tensor::router: return load_matrix(team, at().router, begin, rows, data, dtype);
-    case Tensor::expert_gate_proj: return load_matrix(team, at_expert().gate_proj, begin, rows, data, dtype);
-    case Tensor::expert_up_proj: return load_matrix(team, at_expert().up_proj, begin, rows, data, dtype);
-    case Tensor::expert_down_proj: return load_matrix(team, at_expert().down_proj, begin, rows, data, dtype);
-    case Tensor::router_bias: return load_vector(at().router_bias, begin, rows, data, dtype);
-    case Tensor::shared_gate_proj: return load_matrix(team, at().shared.gate_proj, begin, rows, data, dtype);
-    case Tensor::shared_up_proj: return load_matrix(team, at().shared.up_proj, begin, rows, data, dtype);
-    case Tensor::shared_down_proj: return load_matrix(team, at().shared.down_proj, begin, rows, data, dtype);
+    case Tensor::attn_norm: return load_vector(layer_of(layer).attn_norm, begin, rows, data, dtype);
+    case Tensor::mlp_norm: return load_vector(layer_of(layer).mlp_norm, begin, rows, data, dtype);
+    case Tensor::q_norm: return load_vector(layer_of(layer).q_norm, begin, rows, data, dtype);
+    case Tensor::k_norm: return load_vector(layer_of(layer).k_norm, begin, rows, data, dtype);
+    case Tensor::router_bias: return load_vector(layer_of(layer).router_bias, begin, rows, data, dtype);
+    case Tensor::q_bias: return load_vector(layer_of(layer).q_bias, begin, rows, data, dtype);
+    case Tensor::k_bias: return load_vector(layer_of(layer).k_bias, begin, rows, data, dtype);
+    case Tensor::v_bias: return load_vector(layer_of(layer).v_bias, begin, rows, data, dtype);
+    default: throw std::invalid_argument("unknown tensor " + std::to_string(static_cast<int>(tensor)));
   }
-  throw std::invalid_argument("unknown tensor " + std::to_string(static_cast<int>(tensor)));
+}
+
+bool Weights::load_integers(Team& team, Tensor tensor, int64_t layer, int64_t begin, int64_t rows, const int8_t* values,
+                            const float* scales, int group, int64_t expert) {
+  Linear* m = matrix(tensor, layer, expert);
+  if (m == nullptr) return false;
+  check_rows(begin, rows, m->channels());
+  return m->load_integers(team, begin, rows, values, scales, group);
 }
 
 int64_t Weights::bytes() {

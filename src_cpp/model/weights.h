@@ -50,6 +50,10 @@ struct Weights {
   // Stores part of a tensor; throws std::invalid_argument when the rows do not fit it.
   void load(Team& team, Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype, int64_t expert);
 
+  // The same of a matrix whose rows are integers already. False, and nothing is stored, where it cannot hold them as they are.
+  bool load_integers(Team& team, Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const int8_t* values,
+                     const float* scales, int group, int64_t expert);
+
   // x = the embedding of a token; a tied head serves both.
   void embed(int64_t token, float* x) const { tied ? head.row(token, x) : embedding.row(token, x); }
 
@@ -66,6 +70,11 @@ struct Weights {
   // Calls f(array, bytes) for every array, in an order that never changes.
   template <class F>
   void visit(const F& f);
+
+  LayerWeights& layer_of(int64_t layer);
+  Expert& expert_of(int64_t layer, int64_t expert);
+  Linear* matrix(Tensor tensor, int64_t layer, int64_t expert);  // nullptr for what is no Linear
+
   const ModelConfig config_;
 };
 

@@ -210,24 +210,49 @@ void Linear::load(Team& team, int64_t row_begin, int64_t rows, const void* data,
 }
 
 void Linear::load_quantized(int64_t channel, const void* data, DType dtype, int64_t source_row, std::vector<float>& row) {
-  const int64_t panel = channel / panel_, lane = channel % panel_;
   const int group = format_.group;
   uint8_t codes[kMaxGroup];
-  uint8_t* packed = reinterpret_cast<uint8_t*>(data_.data());
   for (int64_t k = 0; k < depth_; ++k) row[static_cast<size_t>(k)] = element(data, dtype, source_row * depth_ + k);
   for (int64_t g = 0; g < groups_; ++g) {
     const int count = static_cast<int>(std::min<int64_t>(group, depth_ - g * group));
-    scales_[(panel * groups_ + g) * panel_ + lane] = quantize_group(row.data() + g * group, count, format_.dtype, codes);
+    const float scale = quantize_group(row.data() + g * group, count, format_.dtype, codes);
     std::memset(codes + count, zero_point(format_.dtype), static_cast<size_t>(group - count));
-    for (int i = 0; i < group; ++i) {
-      const int64_t k = panel * groups_ * group + g * group + i;  // depth, counted over all panels
-      if (format_.dtype == DType::int8) {
-        packed[(k / 4 * panel_ + lane) * 4 + k % 4] = codes[i];
-      } else {
-        uint8_t& pair = packed[(k / 8 * panel_ + lane) * 4 + k % 4];
-        pair = static_cast<uint8_t>(k / 4 % 2 == 0 ? (pair & 0xf0) | codes[i] : (pair & 0x0f) | codes[i] << 4);
+    store_group(channel, g, codes, scale);
+  }
+}
+
+bool Linear::load_integers(Team& team, int64_t row_begin, int64_t rows, const int8_t* values, const float* scales, int group) {
+  if (!format_.quantized() || group != format_.group || depth_ % group != 0) return false;
+  const bool four = format_.dtype == DType::int4;
+  const int zero = zero_point(format_.dtype), lowest = four ? -8 : -127, highest = four ? 7 : 127;
+  const auto [least, most] = std::minmax_element(values, values + rows * depth_);
+  if (*least < lowest || *most > highest) return false;
+  const int64_t first = row_begin / panel_, last = (row_begin + rows - 1) / panel_;
+  team.split(last - first + 1, 1, [&](int64_t begin, int64_t end, int thread) {  // whole panels, as in load
+    uint8_t codes[kMaxGroup];
+    const int64_t to = std::min(row_begin + rows, (first + end) * panel_);
+    for (int64_t n = std::max(row_begin, (first + begin) * panel_); n < to; ++n) {
+      if (team.stopped(thread)) return;
+      for (int64_t g = 0; g < groups_; ++g) {
+        const int64_t at = (n - row_begin) * groups_ + g;
+        for (int i = 0; i < group; ++i) codes[i] = static_cast<uint8_t>(values[at * group + i] + zero);
+        store_group(n, g, codes, scales[at]);
       }
     }
+  });
+  return true;
+}
+
+// Codes [group] of one group of a channel, in their places.
+void Linear::store_group(int64_t channel, int64_t group, const uint8_t* codes, float scale) {
+  const int64_t panel = channel / panel_, lane = channel % panel_;
+  uint8_t* packed = reinterpret_cast<uint8_t*>(data_.data());
+  scales_[(panel * groups_ + group) * panel_ + lane] = scale;
+  const int64_t begin = (panel * groups_ + group) * format_.group;  // depth, counted over all panels
+  const int step = format_.dtype == DType::int8 ? 4 : 8;            // to four bytes
+  for (int i = 0; i < format_.group; i += step) {
+    uint8_t* four = packed + ((begin + i) / step * panel_ + lane) * 4;
+    for (int j = 0; j < 4; ++j) four[j] = step == 4 ? codes[i + j] : static_cast<uint8_t>(codes[i + j] | codes[i + 4 + j] << 4);
   }
 }
 

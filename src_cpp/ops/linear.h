@@ -36,6 +36,10 @@ class Linear {
   // format; the rows are then undefined.
   void load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype);
 
+  // Packs rows that are integers already, values [rows, depth] with scales [rows, depth / group], as they are. False, and nothing is
+  // packed, when the format has other groups or not all of these values.
+  bool load_integers(Team& team, int64_t row_begin, int64_t rows, const int8_t* values, const float* scales, int group);
+
   // out[depth] = row `channel` of the matrix.
   void row(int64_t channel, float* out) const;
 
@@ -60,6 +64,7 @@ class Linear {
  private:
   int64_t data_bytes() const;
   void load_quantized(int64_t channel, const void* data, DType dtype, int64_t source_row, std::vector<float>& row);
+  void store_group(int64_t channel, int64_t group, const uint8_t* codes, float scale);
 
   int64_t channels_ = 0, depth_ = 0, panels_ = 0, panel_ = 0, groups_ = 0;
   WeightFormat format_ = DType::float32;

@@ -1,0 +1,131 @@
+"""`convert`: a checkpoint -> a folder that opens at once, because its weights lie there as the engine holds them."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from . import _native, checks, packed
+from .converted import WEIGHTS, Converted
+from .errors import EngineError
+from .gguf_checkpoint import GGUFCheckpoint
+from .gguf_tokenizer import tokenizer_files
+from .loading import GIB, Opened, check_engine, open_model, pack, weight_bytes
+from .machine import default_threads
+
+DESCRIPTION = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_size: int | None = None, isa: str | None = None,
+            num_threads: int | None = None, force: bool = False,
+            progress: Callable[[float], object] = lambda fraction: None) -> Path:
+    """Write a folder that `LLaDAForCausalLM.from_pretrained` maps into memory, without reading the checkpoint again.
+
+    Its weights are packed for one dtype and one instruction set: a copy of this machine's memory, to be made on each kind of machine. It
+    appears whole or not at all.
+
+    Parameters
+    ----------
+    source : path
+        A checkpoint folder or a GGUF file.
+    out : path
+        The folder to write.
+    dtype, group_size, isa, num_threads
+        As of `LLaDAForCausalLM`.
+    force : bool
+        Replace `out` when it is a folder that this function wrote.
+    progress : callable, optional
+        Called with the fraction of the weights that are packed, from 0 to 1.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    FileExistsError
+        `out` is there, and is not to be replaced.
+    OSError
+        It cannot be written, for instance because the disk is full.
+    ModelFormatError, UnsupportedModelError, MissingPackageError, ModelMemoryError
+        As of `LLaDAForCausalLM`.
+
+    Examples
+    --------
+    >>> convert("path/to/LLaDA-8B-Instruct", "llada-8b-int4", dtype="int4")  # doctest: +SKIP
+    """
+    for name, value in (("source", source), ("out", out)):
+        if not isinstance(value, str | Path):
+            raise TypeError(f"{name}: expected a path, found {value!r}")
+    check_engine(dtype, group_size, "native", num_threads, isa, None)
+    out = Path(out)
+    _require_free(out, checks.boolean("force", force))
+    opened = open_model(Path(source), "native")
+    config, dtype, group_size = opened.source.config, opened.dtype if dtype == "auto" else dtype, group_size or opened.group_size
+    if isinstance(opened.source, Converted):
+        opened.source.slices()
+    isa = isa or _native.active_isa()
+    need, total = weight_bytes(config, dtype, group_size), config.n_parameters()
+    threads = default_threads() if num_threads is None else num_threads
+    with _unfinished(out, force) as folder:
+        have = shutil.disk_usage(folder).free
+        if need > have:
+            raise OSError(f"{out}: the weights need {need / GIB:.1f} GiB as {dtype}, and {have / GIB:.1f} GiB are free on that disk")
+        progress(0.0)
+        model = pack(opened.source, dtype, group_size, partial(_native.NativeModel, config, dtype, threads, isa, group_size),
+                     lambda done: progress(done / total))
+        try:
+            model.save(str(folder / WEIGHTS), packed.tag_of(opened.source, dtype, group_size, isa))
+        except EngineError as e:
+            raise OSError(f"{out}: the weights cannot be written: is the disk full? {need / GIB:.1f} GiB are needed") from e
+        finally:
+            model.close()
+        _describe(Path(source), opened, folder)
+    return out
+
+
+def _describe(source: Path, opened: Opened, folder: Path) -> None:
+    """What a folder has beside the weights."""
+    if isinstance(opened.source, GGUFCheckpoint):
+        texts = tokenizer_files(source, opened.source.metadata) or {}
+        texts["config.json"] = json.dumps(opened.source.config_json, indent=2)
+        for name, text in texts.items():
+            (folder / name).write_text(text, "utf-8")
+        return
+    for name in DESCRIPTION:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _require_free(out: Path, force: bool) -> None:
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise FileExistsError(f"{out}: is there already; force (--force) replaces a folder that convert wrote")
+    if out.is_symlink() or not out.is_dir() or {p.name for p in out.iterdir()} - {WEIGHTS, *DESCRIPTION} or not Converted.lies_in(out):
+        raise FileExistsError(f"{out}: was not written by convert, and is not replaced")
+
+
+@contextmanager
+def _unfinished(out: Path, force: bool) -> Iterator[Path]:
+    """A folder to fill, which then becomes `out`; nothing is left of it when filling it fails."""
+    folder, old = (out.with_name(f".{out.name}.{uuid.uuid4().hex}.{kind}") for kind in ("unfinished", "old"))
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        _require_free(out, force)
+        if os.path.lexists(out):
+            os.rename(out, old)
+        os.rename(folder, out)
+    except BaseException:
+        if os.path.lexists(old) and not os.path.lexists(out):
+            os.rename(old, out)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
