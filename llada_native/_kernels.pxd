@@ -45,6 +45,7 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         int attention_rows
         void (*gemm_f32)(const FloatTile&) noexcept
         int64_t (*multiply_add)(int64_t, float*) noexcept
+        int packed_rows
         void (*gemm_u4)(const QuantizedTile&) noexcept
         void (*gemm_packed_u4)(const QuantizedTile&) noexcept
         void (*gemm_u8)(const QuantizedTile&) noexcept

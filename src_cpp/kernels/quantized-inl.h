@@ -101,9 +101,9 @@ void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdif
 
 // Dot4 and Dot8 of a vec_*.h: sums of products with 4-bit and with 8-bit weights.
 constexpr llada::KernelTable make_table(const char* name) {
-  return {name,       kPanel,      kAttentionRows, gemm_f32,  multiply_add, gemm_quantized<Dot4>, gemm_quantized<Dot4, true>, gemm_quantized<Dot8>,
-          unpack_u4,  quantize_q8, widen_bf16,     widen_f16, narrow_f16,   rms_norm_f32,         rope_f32,
-          silu_mul_f32, attention_f32, extremes, softmax_sums};
+  return {name,         kPanel,        kAttentionRows,       gemm_f32,   multiply_add, Tiling::kPackedRows, gemm_quantized<Dot4>,
+          gemm_quantized<Dot4, true>, gemm_quantized<Dot8>, unpack_u4,  quantize_q8,  widen_bf16, widen_f16, narrow_f16,
+          rms_norm_f32, rope_f32,      silu_mul_f32,         attention_f32, extremes,  softmax_sums};
 }
 
 }  // namespace

@@ -106,7 +106,8 @@ struct KernelTable {
   int64_t (*multiply_add)(int64_t rounds, float* sink);
 
   // 4-bit and 8-bit weights, one a byte; and 4-bit weights as they are stored, [groups * group / 8][panel][4], unpacked for every tile of
-  // rows anew: for few rows.
+  // rows anew, which is the fastest for up to packed_rows rows.
+  int packed_rows;
   void (*gemm_u4)(const QuantizedTile& tile);
   void (*gemm_packed_u4)(const QuantizedTile& tile);
   void (*gemm_u8)(const QuantizedTile& tile);

@@ -18,6 +18,7 @@ struct Tiling {
 #else
   static constexpr int kIntRows = 5;  // 5 x 2 sums, two weights, a broadcast and a product
 #endif
+  static constexpr int kPackedRows = 12;  // measured, as all of these
 };
 
 inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }

@@ -14,6 +14,11 @@ struct Tiling {
   static constexpr int kVectors = 2;
   static constexpr int kRows = 12;  // 12 x 2 accumulators and two weights of 32 registers; broadcasts are memory operands
   static constexpr int kIntRows = 6;  // 6 x 2 integer and 6 x 2 float accumulators and two weights; broadcasts are memory operands
+#ifdef LLADA_VNNI
+  static constexpr int kPackedRows = 1 << 30;  // unpacking is done on execution ports that vpdpbusd leaves free
+#else
+  static constexpr int kPackedRows = 12;
+#endif
 };
 
 inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }

@@ -20,6 +20,7 @@ struct Tiling {
 #else
   static constexpr int kIntRows = 2;  // 2 x 4 pairs of sums, four activations and two weights: 22 of 32 registers
 #endif
+  static constexpr int kPackedRows = 0;
 };
 
 inline void prefetch(const char* p) { __builtin_prefetch(p); }

@@ -16,6 +16,7 @@ struct Tiling {
   static constexpr int kVectors = 2;  // of a panel
   static constexpr int kRows = 4;     // accumulators: 4 x 2 of the 16 baseline registers
   static constexpr int kIntRows = 4;
+  static constexpr int kPackedRows = 0;
 };
 
 template <class F>

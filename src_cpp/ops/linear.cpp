@@ -25,25 +25,25 @@ struct Scratch {
 };
 static_assert(sizeof(Scratch) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
 
-// Rows of a product whose 4-bit weights are unpacked in registers, by every tile of rows anew, and not into memory for all of them.
-constexpr int64_t kPackedRows = 12;
-
-bool packed(const Product& p) { return p.weight->format().dtype == DType::int4 && p.rows <= kPackedRows; }
-
-int64_t depth_block(const Product& p) {
-  if (packed(p)) return p.weight->depth();
-  return p.weight->format().quantized() ? kQuantizedBlock : kDepthBlock;
+// Whether 4-bit weights are unpacked in registers, by every tile of rows anew, and not into memory for all rows.
+bool packed(const KernelTable& kernels, const Product& p) {
+  return p.weight->format().dtype == DType::int4 && p.rows <= kernels.packed_rows;
 }
 
-int64_t panel_group(const Product& p) {
+bool resident(const Product& p) {
   const int64_t element = p.weight->format().quantized() ? 1 : static_cast<int64_t>(sizeof(float));
-  return p.rows * p.weight->depth() * element <= kResidentBytes ? 1 : kPanelGroup;
+  return p.rows * p.weight->depth() * element <= kResidentBytes;
+}
+
+int64_t depth_block(const KernelTable& kernels, const Product& p) {
+  if (packed(kernels, p) && resident(p)) return p.weight->depth();
+  return p.weight->format().quantized() ? kQuantizedBlock : kDepthBlock;
 }
 
 // Rows [first, first + rows) times one block of one panel, added to out when accumulate.
 void block_product(const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t panel, int64_t k, int64_t first,
                    int64_t rows, float* out, ptrdiff_t out_stride, bool accumulate, Ahead ahead, Scratch& scratch) {
-  const int64_t count = std::min(depth_block(p), p.weight->depth() - k);
+  const int64_t count = std::min(depth_block(kernels, p), p.weight->depth() - k);
   if (!p.weight->format().quantized()) {
     kernels.gemm_f32({p.x.row(first) + k, p.x.stride, p.weight->block(panel, k, count, scratch.floats), kernels.panel, out, out_stride,
                       static_cast<int>(rows), static_cast<int>(count), accumulate, ahead});
@@ -58,7 +58,8 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   tile.x_scales = quantized.scales(group) + row;
   tile.x_sums = quantized.sums(group) + row;
   tile.x_group_stride = quantized.rows();
-  tile.w = packed(p) ? p.weight->packed_block(panel, k)
+  const bool as_stored = packed(kernels, p);
+  tile.w = as_stored ? p.weight->packed_block(panel, k)
                      : p.weight->quantized_block(panel, k, int64_t{tile.groups} * tile.group, scratch.bytes());
   tile.w_scales = p.weight->scales(panel, group);
   tile.c = out;
@@ -66,7 +67,7 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   tile.rows = static_cast<int>(rows);
   tile.accumulate = accumulate;
   tile.ahead = ahead;
-  (packed(p) ? kernels.gemm_packed_u4 : p.weight->format().dtype == DType::int4 ? kernels.gemm_u4 : kernels.gemm_u8)(tile);
+  (as_stored ? kernels.gemm_packed_u4 : p.weight->format().dtype == DType::int4 ? kernels.gemm_u4 : kernels.gemm_u8)(tile);
 }
 
 // The last panel, when it holds fewer channels than a panel: computed in a tile, so that nothing is written past a row of out.
@@ -80,7 +81,7 @@ void narrow_panel(const KernelTable& kernels, const Product& p, const QuantizedR
       std::memset(tile + r * kernels.panel, 0, sizeof(float) * static_cast<size_t>(kernels.panel));
       std::memcpy(tile + r * kernels.panel, p.out.row(first + r) + offset, sizeof(float) * static_cast<size_t>(columns));
     }
-    for (int64_t k = 0; k < p.weight->depth(); k += depth_block(p))
+    for (int64_t k = 0; k < p.weight->depth(); k += depth_block(kernels, p))
       block_product(kernels, p, quantized, panel, k, first, rows, tile, kernels.panel, p.accumulate || k > 0, {}, scratch);
     for (int64_t r = 0; r < rows; ++r)
       std::memcpy(p.out.row(first + r) + offset, tile + r * kernels.panel, sizeof(float) * static_cast<size_t>(columns));
@@ -92,10 +93,10 @@ bool run_panels(Team& team, int thread, const KernelTable& kernels, const Produc
                 int64_t end) {
   Scratch scratch;
   const int64_t whole = std::min(end, p.channel_end / kernels.panel);  // panels with all their channels
-  const int64_t panels = panel_group(p), depth = depth_block(p);
+  const int64_t panels = resident(p) ? 1 : kPanelGroup, depth = depth_block(kernels, p);
   for (int64_t group = begin; group < whole; group += panels) {
     const int64_t group_end = std::min(group + panels, whole);
-    for (int64_t k = 0; k < p.weight->depth(); k += depth_block(p)) {
+    for (int64_t k = 0; k < p.weight->depth(); k += depth) {
       for (int64_t panel = group; panel < group_end; ++panel) {
         if (team.stopped(thread)) return false;
         const bool same_depth = panel + 1 < group_end, same_group = same_depth || k + depth < p.weight->depth();
