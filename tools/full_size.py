@@ -71,7 +71,7 @@ def measure(name: str, dtype: str, group_size: int, cache_dir: str | None) -> di
     loaded, loading = time.perf_counter() - clock, resident("VmHWM")
     steps = {rows: block_step(model, rows) for rows in (ROWS, 4 * ROWS)}
     options = {} if model.config.attention_block else {"block_length": 32, "preset": "fast"}
-    out = model.generate(np.arange(128), gen_length=64, **options)
+    out = model.generate(np.arange(128), gen_length=32, **options)
     weights = model.memory()["weights"]
     return {"name": name, "parameters": model.config.n_parameters(), "weights": weights, "loaded": loaded, "loading": loading,
             "peak": resident("VmHWM"), "steps": steps, "passes": out.n_forward, "rows": out.rows_computed,
@@ -91,7 +91,7 @@ def main() -> None:
         return
     if unknown := set(a.names) - set(CONFIGS):
         parser.error(f"MODEL: expected some of {', '.join(CONFIGS)}, found {', '.join(sorted(unknown))}")
-    print("| model | parameters | weights, GB | peak resident, GB | load, s | 32 rows, ms | 128 rows, ms | 64 tokens: passes, rows, s |\n"
+    print("| model | parameters | weights, GB | peak resident, GB | load, s | 32 rows, ms | 128 rows, ms | 32 tokens: passes, rows, s |\n"
           "|---|---|---|---|---|---|---|---|")
     for name in a.names or CONFIGS:
         memory = llada_native.machine.available_memory()
