@@ -14,7 +14,6 @@ from . import _native, checks, packed
 from .converted import WEIGHTS, Converted
 from .errors import EngineError
 from .gguf_checkpoint import GGUFCheckpoint
-from .gguf_tokenizer import tokenizer_files
 from .loading import GIB, Opened, check_engine, open_model, pack, weight_bytes
 from .machine import default_threads
 
@@ -93,13 +92,11 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_s
 def _describe(source: Path, opened: Opened, folder: Path) -> None:
     """What a folder has beside the weights."""
     if isinstance(opened.source, GGUFCheckpoint):
-        texts = tokenizer_files(source, opened.source.metadata) or {}
-        texts["config.json"] = json.dumps(opened.source.config_json, indent=2)
-        for name, text in texts.items():
-            (folder / name).write_text(text, "utf-8")
-        return
+        (folder / "config.json").write_text(json.dumps(opened.source.config_json, indent=2), "utf-8")
     for name in DESCRIPTION:
-        if (source / name).is_file():
+        if name in opened.tokenizer_texts:
+            (folder / name).write_text(opened.tokenizer_texts[name], "utf-8")
+        elif (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
 
 
