@@ -14,6 +14,22 @@ from llada_native import ModelConfig, _native, cpu_info
 LLADA_8B = ModelConfig(n_layers=32, d_model=4096, n_heads=32, n_kv_heads=32, mlp_hidden_size=12288, vocabulary=126464,
                        max_sequence_length=4096, rope_theta=5e5, rms_norm_eps=1e-5, weight_tying=False)
 
+# One layer of LLaDA-MoE-7B-A1B and of LLaDA2.0-mini, as their config.json has them, and the width of an MLP with the multiply-adds of the
+# experts that a row has. A small vocabulary keeps the embedding and the head out of the memory.
+LLADA_MOE_LAYER = {
+    "architectures": ["LLaDAMoEModelLM"], "hidden_size": 2048, "num_hidden_layers": 1, "num_attention_heads": 16, "num_key_value_heads": 16,
+    "num_experts": 64, "num_experts_per_tok": 8, "expert_intermediate_size": 1024, "dense_intermediate_size": 8192,
+    "shared_expert_intermediate_size": None, "moe_layer_freq": [1], "qk_layernorm": True, "partial_rotary_factor": 1, "rope_theta": 50000,
+    "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "max_position_embeddings": 4096, "vocab_size": 512}
+LLADA2_MINI_LAYER = {
+    "architectures": ["LLaDA2MoeModelLM"], "hidden_size": 2048, "num_hidden_layers": 1, "num_attention_heads": 16, "num_key_value_heads": 4,
+    "head_dim": 128, "num_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 512, "num_shared_experts": 1, "n_group": 8,
+    "topk_group": 4, "first_k_dense_replace": 0, "intermediate_size": 5120, "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+    "score_function": "sigmoid", "router_dtype": "fp32", "moe_router_enable_expert_bias": True, "use_qk_norm": True, "use_bias": False,
+    "use_qkv_bias": False, "norm_head": False, "partial_rotary_factor": 0.5, "rope_theta": 600000, "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False, "max_position_embeddings": 32768, "vocab_size": 512}
+EXPERT_LAYERS = {"LLaDA-MoE": LLADA_MOE_LAYER, "LLaDA2-mini": LLADA2_MINI_LAYER}
+
 
 def shapes(*layers: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Linear layers of (inputs, outputs) by the name "inputs x outputs"."""

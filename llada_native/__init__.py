@@ -19,6 +19,7 @@ from .editors import NoEditor, Remask, TokenEdit, Wino
 from .errors import (
     EngineError,
     GenerationCancelled,
+    HubError,
     LladaError,
     MissingPackageError,
     ModelFormatError,
@@ -58,6 +59,7 @@ __all__ = [
     "GenerationResult",
     "Grow",
     "Hierarchy",
+    "HubError",
     "InferTask",
     "KVCache",
     "Klass",

@@ -129,7 +129,7 @@ class Checkpoint:
         self.folder = Path(folder)
         if not os.path.isdir(self.folder):  # unlike Path.is_dir, False for names that no file can have
             kind = "a file" if os.path.exists(self.folder) else "nothing"
-            raise ModelFormatError(f"{self.folder}: expected a checkpoint folder on this machine (nothing is downloaded), found {kind}")
+            raise ModelFormatError(f"{self.folder}: expected a checkpoint folder on this machine, found {kind}")
         self.config = ModelConfig.from_dict(read_json(self._file("config.json")), str(self.folder / "config.json"))
         architecture = self.config.architecture
         # A head that is the embedding may be stored all the same. It is read along, to see that it is.

@@ -136,6 +136,8 @@ def _info(a: argparse.Namespace) -> int:
             facts["model"] |= {"experts": c.n_experts, "experts_per_token": c.experts_per_token,
                                "expert_hidden_size": c.expert_hidden_size, "shared_expert_hidden_size": c.shared_expert_hidden_size,
                                "dense_layers": list(c.dense_layers)}
+        if model.revision:
+            facts["model"]["revision"] = model.revision
         if c.attention_block:
             facts["model"]["attention_block"] = c.attention_block
     if a.json:
@@ -197,7 +199,7 @@ def _bench(a: argparse.Namespace) -> int:
 def _convert(a: argparse.Namespace) -> int:
     with Bar("packing") as bar:
         out = convert(a.source, a.out, dtype=a.dtype, group_size=a.group_size, isa=a.isa, num_threads=a.num_threads, force=a.force,
-                      progress=bar)
+                      revision=a.revision, progress=bar)
     mib = sum(p.stat().st_size for p in out.iterdir()) / (1 << 20)
     print(f"{out}: {Converted(out).stated()}, {mib:.1f} MiB")
     return EXIT_OK
@@ -216,7 +218,7 @@ def _row_count(text: str) -> int:
 
 def _load(a: argparse.Namespace) -> LLaDAForCausalLM:
     return LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size, backend=a.backend,
-                                            num_threads=a.num_threads, isa=a.isa, cache_dir=a.cache_dir,
+                                            num_threads=a.num_threads, isa=a.isa, cache_dir=a.cache_dir, revision=a.revision,
                                             fallback=getattr(a, "fallback", None))
 
 
@@ -232,9 +234,11 @@ def _parser() -> argparse.ArgumentParser:
                          help=f"weights that share a scale, for int8 and int4 (default: {DEFAULT_GROUP_SIZE}; of GGUF files 32)")
     weights.add_argument("--num-threads", type=int, metavar="N", help="default: the cores this process may use")
     weights.add_argument("--isa", help="kernels to use; 'info' lists them")
+    weights.add_argument("--revision", metavar="REV", help="branch, tag or commit of a repository of the Hugging Face hub (default: main)")
 
     common = argparse.ArgumentParser(add_help=False, parents=[weights])
-    common.add_argument("--model", metavar="PATH", help="checkpoint folder or GGUF file; default: the demo model")
+    common.add_argument("--model", metavar="PATH", help="checkpoint folder, GGUF file, or repository of the Hugging Face hub like "
+                        "org/name or org/name:file.gguf; default: the demo model")
     common.add_argument("--backend", choices=BACKENDS, default="native",
                         help="C++ engine, slow NumPy, or pseudo-logits to try the wiring")
     common.add_argument("--cache-dir", metavar="FOLDER", help="keep packed weights here: later loads map them")
@@ -282,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
 
     conversion = commands.add_parser("convert", parents=[weights], help="write a folder with packed weights, which opens at once",
                                   epilog=CONVERT_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    conversion.add_argument("source", metavar="SOURCE", help="checkpoint folder or GGUF file")
+    conversion.add_argument("source", metavar="SOURCE", help="checkpoint folder, GGUF file, or repository of the Hugging Face hub")
     conversion.add_argument("out", metavar="OUT", help="folder to write")
     conversion.add_argument("--force", action="store_true", help="replace OUT when convert wrote it")
     conversion.set_defaults(run=_convert)

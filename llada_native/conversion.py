@@ -14,7 +14,7 @@ from . import _native, checks, packed
 from .converted import WEIGHTS, Converted
 from .errors import EngineError
 from .gguf_checkpoint import GGUFCheckpoint
-from .gguf_tokenizer import tokenizer_files
+from .hub import locate
 from .loading import GIB, Opened, check_engine, open_model, pack, weight_bytes
 from .machine import default_threads
 
@@ -22,7 +22,7 @@ DESCRIPTION = ("config.json", "generation_config.json", "tokenizer.json", "token
 
 
 def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_size: int | None = None, isa: str | None = None,
-            num_threads: int | None = None, force: bool = False,
+            num_threads: int | None = None, force: bool = False, revision: str | None = None,
             progress: Callable[[float], object] = lambda fraction: None) -> Path:
     """Write a folder that `LLaDAForCausalLM.from_pretrained` maps into memory, without reading the checkpoint again.
 
@@ -32,13 +32,15 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_s
     Parameters
     ----------
     source : path
-        A checkpoint folder or a GGUF file.
+        A checkpoint folder, a GGUF file, or a repository of the Hugging Face hub, as `LLaDAForCausalLM` takes it.
     out : path
         The folder to write.
     dtype, group_size, isa, num_threads
         As of `LLaDAForCausalLM`.
     force : bool
         Replace `out` when it is a folder that this function wrote.
+    revision : str, optional
+        Branch, tag or commit of a repository; default its main branch.
     progress : callable, optional
         Called with the fraction of the weights that are packed, from 0 to 1.
 
@@ -53,7 +55,7 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_s
         `out` is there, and is not to be replaced.
     OSError
         It cannot be written, for instance because the disk is full.
-    ModelFormatError, UnsupportedModelError, MissingPackageError, ModelMemoryError
+    ModelFormatError, UnsupportedModelError, MissingPackageError, HubError, ModelMemoryError
         As of `LLaDAForCausalLM`.
 
     Examples
@@ -66,7 +68,8 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_s
     check_engine(dtype, group_size, "native", num_threads, isa, None)
     out = Path(out)
     _require_free(out, checks.boolean("force", force))
-    opened = open_model(Path(source), "native")
+    place = locate(source, revision)
+    opened = open_model(place.path, "native")
     config, dtype, group_size = opened.source.config, opened.dtype if dtype == "auto" else dtype, group_size or opened.group_size
     if isinstance(opened.source, Converted):
         opened.source.slices()
@@ -81,25 +84,23 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_s
         model = pack(opened.source, dtype, group_size, partial(_native.NativeModel, config, dtype, threads, isa, group_size),
                      lambda done: progress(done / total))
         try:
-            model.save(str(folder / WEIGHTS), packed.tag_of(opened.source, dtype, group_size, isa))
+            model.save(str(folder / WEIGHTS), packed.tag_of(opened.source, dtype, group_size, isa, revision=place.revision))
         except EngineError as e:
             raise OSError(f"{out}: the weights cannot be written: is the disk full? {need / GIB:.1f} GiB are needed") from e
         finally:
             model.close()
-        _describe(Path(source), opened, folder)
+        _describe(place.path, opened, folder)
     return out
 
 
 def _describe(source: Path, opened: Opened, folder: Path) -> None:
     """What a folder has beside the weights."""
     if isinstance(opened.source, GGUFCheckpoint):
-        texts = tokenizer_files(source, opened.source.metadata) or {}
-        texts["config.json"] = json.dumps(opened.source.config_json, indent=2)
-        for name, text in texts.items():
-            (folder / name).write_text(text, "utf-8")
-        return
+        (folder / "config.json").write_text(json.dumps(opened.source.config_json, indent=2), "utf-8")
     for name in DESCRIPTION:
-        if (source / name).is_file():
+        if name in opened.tokenizer_texts:
+            (folder / name).write_text(opened.tokenizer_texts[name], "utf-8")
+        elif (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
 
 

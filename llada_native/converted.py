@@ -27,6 +27,8 @@ class Converted:
     ----------
     dtype, group_size, isa
         What the weights were packed as and for.
+    revision : str or None
+        The commit of the repository that they came from.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class Converted:
             found = json.loads(self.tag)
             self.format, config = found["format"], found["config"]
             self.dtype, self.group_size, self.isa = str(found["dtype"]), int(found["group_size"]), str(found["isa"])
+            self.revision: str | None = found.get("revision")
         except (KeyError, RecursionError, TypeError, ValueError) as e:
             raise ModelFormatError(f"{self.file}: is no file of packed weights") from e
         if self.format != packed.PACKED_FORMAT:

@@ -21,6 +21,10 @@ class MissingPackageError(LladaError, ImportError):
     """Something needs a package that is not installed. The message names the extra that brings it."""
 
 
+class HubError(LladaError):
+    """A repository of the Hugging Face hub is missing, gated or out of reach, or lacks a revision or a file."""
+
+
 class EngineError(LladaError, RuntimeError):
     """A backend failed in the middle of its work. The message says in what, with which shapes."""
 

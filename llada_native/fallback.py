@@ -29,11 +29,16 @@ def report(error: BaseException, backend: str, fallback: str, facts: dict[str, A
     details = "; ".join(f"{name}: {value}" for name, value in facts.items())
     logger.error("the %s engine failed: %s: %s | %s | going on with backend=%r", backend, type(error).__name__, error, details, fallback,
                  exc_info=error)
+    warn_caller(f"the {backend} engine failed ({type(error).__name__}: {error}); going on with backend={fallback!r}: "
+                f"{WHAT_IT_IS[fallback]}")
+
+
+def warn_caller(message: str) -> None:
+    """A RuntimeWarning at the line that called this package."""
     frame, depth = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, depth = frame.f_back, depth + 1
-    warnings.warn(f"the {backend} engine failed ({type(error).__name__}: {error}); going on with backend={fallback!r}: "
-                  f"{WHAT_IT_IS[fallback]}", RuntimeWarning, stacklevel=depth)
+    warnings.warn(message, RuntimeWarning, stacklevel=depth)
 
 
 @contextmanager

@@ -35,6 +35,9 @@ class Family:
         Keys of config.json that only relatives have which are not implemented -> why.
     attention_block : int
         Of `ModelConfig`.
+    words : str
+        What splits text into words, by its name in `byte_level.PATTERNS`, where folders have vocab.json and merges.txt for a
+        tokenizer.json.
     """
 
     keys: Mapping[str, str]
@@ -50,6 +53,7 @@ class Family:
     attention_block: int = 0
     qkv_bias: bool = False
     shifted_logits: bool = False
+    words: str = ""
 
 
 # ML-GSAI/LLaDA. The leaf `ff_out` occurs twice: inside a block it is the down projection, outside the head. Defaults of the class are
@@ -219,7 +223,8 @@ DREAM = Family(
     end_of_turn="<|im_end|>",
     stores_tied_head=True,
     qkv_bias=True,
-    shifted_logits=True)
+    shifted_logits=True,
+    words="qwen2")
 
 FAMILIES: dict[str, Family] = {"LLaDAModelLM": LLADA, "ILLaDAForCausalLM": ILLADA, "LLaDAMoEModelLM": LLADA_MOE,
                                "LLaDA2MoeModelLM": LLADA2, "DreamModel": DREAM}

@@ -1,7 +1,6 @@
 """The tokenizer in a GGUF file's metadata -> the files that a Hugging Face folder has for it.
 
-A file names its way of splitting text into words and leaves the pattern to the program. The patterns are those of the models' own
-tokenizers, normalised to NFC as these do: llama.cpp's are greedy where these are possessive, and it does not normalise.
+A file names its way of splitting text into words and leaves the pattern to the program.
 """
 from __future__ import annotations
 
@@ -11,12 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .byte_level import PATTERNS, added_token, tokenizer_json
 from .errors import ModelFormatError, UnsupportedModelError
 from .gguf_file import shown
-
-LLADA = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+")
-QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-PATTERNS = {"llada": LLADA, "llada-moe": LLADA, "bailingmoe": LLADA, "bailingmoe2": LLADA, "qwen2": QWEN2}
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
 NONE = ("none", "no_vocab")
@@ -61,7 +57,7 @@ class _Reader:
             if not isinstance(template, str):
                 raise ModelFormatError(f"{self.path}: tokenizer.chat_template: expected text, found {type(template).__name__}")
             options["chat_template"] = template
-        return {"tokenizer.json": json.dumps(self.tokenizer(tokens, PATTERNS[pre]), ensure_ascii=False),
+        return {"tokenizer.json": self.tokenizer(tokens, PATTERNS[pre]),
                 "tokenizer_config.json": json.dumps(options, ensure_ascii=False, indent=2)}
 
     def tokens(self) -> list[str]:
@@ -74,15 +70,15 @@ class _Reader:
                 seen.add(token)
         return tokens
 
-    def tokenizer(self, tokens: list[str], pattern: str) -> dict[str, Any]:
+    def tokenizer(self, tokens: list[str], pattern: str) -> str:
         """tokenizer.json: byte-level BPE; control tokens are special, rows without a token have none."""
         types = self.metadata.get("tokenizer.ggml.token_type", np.full(len(tokens), NORMAL))
         if not isinstance(types, np.ndarray) or types.dtype.kind not in "iu" or len(types) != len(tokens):
             raise self.wrong("token_type", f"{len(tokens)} whole numbers", types)
         if not np.isin(types, (NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED)).all():
             raise self.wrong("token_type", f"numbers from {NORMAL} to {UNUSED}", int(types[~np.isin(types, range(1, 6))][0]))
-        added = [{"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-                  "special": bool(types[i] == CONTROL)} for i in np.flatnonzero(np.isin(types, (CONTROL, USER_DEFINED))).tolist()]
+        added = [added_token(i, tokens[i], bool(types[i] == CONTROL))
+                 for i in np.flatnonzero(np.isin(types, (CONTROL, USER_DEFINED))).tolist()]
         vocabulary = {tokens[i]: i for i in np.flatnonzero(np.isin(types, (NORMAL, UNKNOWN))).tolist()}
         merges = []
         for merge in self.texts("merges"):
@@ -90,15 +86,7 @@ class _Reader:
             if not (left and space and right):
                 raise self.wrong("merges", "two tokens with a space between them", merge)
             merges.append([left, right])
-        return {
-            "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": {"type": "NFC"},
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
-            "post_processor": None,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                      "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocabulary, "merges": merges}}
+        return tokenizer_json(vocabulary, merges, added, pattern)
 
     def text(self, key: str) -> str:
         value = self.required(key)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import _native, checks, packed
 from .backend import Backend, IntegerRows, TensorSource, TensorSpec
+from .byte_level import PATTERNS
 from .checkpoint import Checkpoint, read_json, tensor_name
 from .config import ModelConfig
 from .converted import Converted
@@ -22,6 +23,7 @@ from .gguf_checkpoint import GROUP_SIZE, GGUFCheckpoint
 from .gguf_tokenizer import tokenizer_files
 from .machine import available_memory, default_threads
 from .tokenizer import Tokenizer, special_token_id
+from .vocabulary_files import tokenizer_text
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4")
 GROUP_SIZES = (32, 64, 128)
@@ -54,6 +56,7 @@ class Opened:
     defaults: dict[str, Any]
     dtype: str  # "auto" stands for it
     group_size: int  # where none is given
+    tokenizer_texts: dict[str, str]  # of the files that a folder has for its tokenizer, where these files say it in another way
 
 
 def open_model(place: Path, backend: str) -> Opened:
@@ -68,9 +71,9 @@ def open_model(place: Path, backend: str) -> Opened:
     """
     if os.path.isfile(place):
         checkpoint = GGUFCheckpoint(place)
-        texts = tokenizer_files(place, checkpoint.metadata)
-        tokenizer = Tokenizer(place, texts) if texts is not None else None
-        opened = Opened(checkpoint, tokenizer, token_defaults(checkpoint.config, tokenizer, None), checkpoint.dtype, GROUP_SIZE)
+        texts = tokenizer_files(place, checkpoint.metadata) or {}
+        tokenizer = Tokenizer(place, texts) if texts else None
+        opened = Opened(checkpoint, tokenizer, token_defaults(checkpoint.config, tokenizer, None), checkpoint.dtype, GROUP_SIZE, texts)
     else:
         source: TensorSource
         dtype, group_size = "float32", DEFAULT_GROUP_SIZE
@@ -82,12 +85,21 @@ def open_model(place: Path, backend: str) -> Opened:
         else:
             source = Checkpoint(place)
             dtype = "bfloat16" if set(source.dtypes.values()) == {"bfloat16"} else "float32"
-        tokenizer = Tokenizer(place) if (place / "tokenizer.json").is_file() else None
-        opened = Opened(source, tokenizer, generation_defaults(place, source.config, tokenizer), dtype, group_size)
+        named = (place / "tokenizer.json").is_file()
+        texts = {} if named else vocabulary_texts(place, source.config)
+        tokenizer = Tokenizer(place, texts) if named or texts else None
+        opened = Opened(source, tokenizer, generation_defaults(place, source.config, tokenizer), dtype, group_size, texts)
     if tokenizer is not None and tokenizer.largest_id >= opened.source.config.vocabulary:
         raise ModelFormatError(f"{tokenizer.path}: expected token ids below {opened.source.config.vocabulary} (rows of the embedding), "
                                f"found {tokenizer.largest_id}")
     return opened
+
+
+def vocabulary_texts(folder: Path, config: ModelConfig) -> dict[str, str]:
+    """tokenizer.json by its name, of a family whose folders have vocab.json and merges.txt for it."""
+    words = FAMILIES[config.architecture].words
+    text = tokenizer_text(folder, PATTERNS[words]) if words else None
+    return {} if text is None else {"tokenizer.json": text}
 
 
 def weight_bytes(config: ModelConfig, dtype: str, group_size: int) -> int:

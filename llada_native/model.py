@@ -19,6 +19,7 @@ from .device import DeviceType, check_device
 from .errors import GenerationCancelled, LladaError, ModelFormatError
 from .fallback import interruptible, report
 from .generation import prepared, prepared_infill
+from .hub import locate
 from .kv_cache import KVCache
 from .loading import DEFAULT_GROUP_SIZE, DTYPES, check_engine, load_backend, open_model, token_defaults
 from .options import LARGEST_SEED
@@ -37,8 +38,10 @@ class LLaDAForCausalLM:
     Parameters
     ----------
     model_dir_path : path, optional
-        A Hugging Face folder: config.json, safetensors weights, tokenizer.json; a folder that `convert` wrote; or a GGUF file. Without
-        it, the demo model of this package.
+        A Hugging Face folder: config.json, safetensors weights, tokenizer.json; a folder that `convert` wrote; or a GGUF file. A text that
+        is no path of this machine names a repository of the Hugging Face hub, "organization/name", or a GGUF file in one,
+        "organization/name:file.gguf"; what the cache of huggingface_hub lacks of it is downloaded. Without it, the demo model of this
+        package.
     device : DeviceType
         DEVICE_TYPE_CPU; this build has no other.
     ndev : int
@@ -64,13 +67,22 @@ class LLaDAForCausalLM:
     cache_dir : path, optional
         Folder for packed weights: the first load writes a file there, later ones map it, at once and shared between processes. None packs
         at every load.
+    revision : str, optional
+        Branch, tag or commit of a repository; default its main branch.
+
+    Attributes
+    ----------
+    revision : str or None
+        The commit that a repository's files are of, and those of a folder that was converted from one; None for others.
 
     Raises
     ------
     ModelFormatError, UnsupportedModelError
         The folder or file is malformed, or asks for what this version lacks.
     MissingPackageError
-        A GGUF file without the package gguf: pip install 'llada-native[gguf]'.
+        A GGUF file without the package gguf: pip install 'llada-native[gguf]'; a repository without huggingface_hub: [hub].
+    HubError
+        A repository is missing, gated or out of reach, or lacks the revision or a file.
     ModelMemoryError
         The weights do not fit into memory.
     TypeError, ValueError
@@ -78,22 +90,24 @@ class LLaDAForCausalLM:
 
     Notes
     -----
-    One model may be used from several threads; forward passes take turns. Pickling stores the path and the arguments, and loads
-    again. As a context manager it frees its memory at the end.
+    One model may be used from several threads; forward passes take turns. Pickling stores the path, the commit and the arguments, and
+    loads again. As a context manager it frees its memory at the end.
     """
 
     def __init__(self, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
                  max_tokens: int | None = None, *, dtype: str = "auto", group_size: int | None = None, backend: str = "native",
                  num_threads: int | None = None, isa: str | None = None, fallback: str | None = None,
-                 cache_dir: str | Path | None = None) -> None:
+                 cache_dir: str | Path | None = None, revision: str | None = None) -> None:
         if model_dir_path is not None and not isinstance(model_dir_path, str | Path):
             raise TypeError(f"model_dir_path: expected a folder's path, found {model_dir_path!r}")
         check_device(device, ndev)
         check_engine(dtype, group_size, backend, num_threads, isa, fallback)
-        opened = open_model(Path(model_dir_path) if model_dir_path is not None else DEMO, backend)
+        place = locate(DEMO if model_dir_path is None else model_dir_path, revision)
+        opened = open_model(place.path, backend)
         if isinstance(opened.source, Converted):
             isa = opened.source.agreed(dtype, group_size, isa)
-        self._recipe: tuple[Any, ...] = ("from_pretrained", model_dir_path)
+        self.revision = opened.source.revision if isinstance(opened.source, Converted) else place.revision
+        self._recipe: tuple[Any, ...] = ("from_pretrained", model_dir_path, place.revision)
         self._set_up(opened.source, opened.tokenizer, opened.defaults, max_tokens,
                      {"dtype": opened.dtype if dtype == "auto" else dtype, "group_size": group_size or opened.group_size,
                       "backend": backend, "num_threads": num_threads, "isa": isa, "fallback": fallback, "cache_dir": cache_dir})
@@ -101,7 +115,7 @@ class LLaDAForCausalLM:
     @classmethod
     def from_pretrained(cls, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
                         max_tokens: int | None = None, **arguments: Any) -> LLaDAForCausalLM:
-        """Load a checkpoint folder or a GGUF file; the same as the constructor."""
+        """Load a checkpoint folder, a GGUF file or a repository of the Hugging Face hub; the same as the constructor."""
         return cls(model_dir_path, device, ndev, max_tokens, **arguments)
 
     @classmethod
@@ -126,6 +140,7 @@ class LLaDAForCausalLM:
         elif not isinstance(config, ModelConfig):
             raise TypeError(f"config: expected a ModelConfig or a dict, found {config!r}")
         model = cls.__new__(cls)
+        model.revision = None
         model._recipe = ("random", config, seed)
         model._set_up(RandomWeights(config, seed), None, token_defaults(config, None, None), max_tokens,
                       {"dtype": dtype, "group_size": group_size, "backend": backend, "num_threads": num_threads, "isa": isa,
@@ -533,6 +548,6 @@ def _scatter(part: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.f
 
 def _load_again(cls: type[LLaDAForCausalLM], kind: str, place: list[Any], arguments: dict[str, Any]) -> LLaDAForCausalLM:
     if kind == "from_pretrained":
-        return cls.from_pretrained(*place, **arguments)
+        return cls.from_pretrained(place[0], revision=place[1], **arguments)
     return cls.random(place[0], seed=place[1], **arguments)
 

@@ -25,10 +25,10 @@ LARGEST_TAG = 1 << 20
 PACKED_FORMAT = 1  # of the layout in memory; to be raised when a kernel's layout changes
 
 
-def tag_of(source: TensorSource, dtype: str, group_size: int, isa: str) -> str:
+def tag_of(source: TensorSource, dtype: str, group_size: int, isa: str, **origin: str | None) -> str:
     """What a file of packed weights must have been made from and for."""
     return json.dumps({"format": PACKED_FORMAT, "isa": isa, "dtype": dtype, "group_size": group_size, "config": asdict(source.config),
-                       "weights": source.fingerprint()}, sort_keys=True)
+                       "weights": source.fingerprint(), **origin}, sort_keys=True)
 
 
 def read_tag(path: Path) -> str:

@@ -30,7 +30,7 @@ class Tokenizer:
     folder : path
         Holds tokenizer.json and, optionally, tokenizer_config.json and chat_template.jinja.
     texts : dict, optional
-        The first two of these by their names, when `folder` is a file that says the same in another way.
+        The first two of these by their names, where `folder`, which may be a file, says the same in another way.
 
     Raises
     ------
@@ -39,11 +39,13 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | Path, texts: Mapping[str, str] | None = None) -> None:
+        texts = texts or {}
         self.folder = Path(folder)
-        self.path = self.folder / "tokenizer.json" if texts is None else self.folder
-        data = _read(self.path) if texts is None else texts["tokenizer.json"].encode()
+        self.path = self.folder if "tokenizer.json" in texts else self.folder / "tokenizer.json"
+        data = texts["tokenizer.json"].encode() if "tokenizer.json" in texts else read_file(self.path)
         self._tokenizer = _load(self.path, data)
-        options = tokenizer_options(self.folder) if texts is None else json.loads(texts["tokenizer_config.json"])
+        options = (json.loads(texts["tokenizer_config.json"]) if "tokenizer_config.json" in texts else
+                   tokenizer_options(self.folder))
         self.chat_template = _chat_template(self.folder, options)
         self._template_tokens = {k: text for k in ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token")
                                  if (text := _token_text(options.get(k)))}
@@ -140,7 +142,8 @@ def special_token_id(folder: Path, token: str) -> int | None:
     return None
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Its bytes, unless a download that went wrong left them."""
     try:
         data = path.read_bytes()
     except OSError as e:

@@ -422,7 +422,7 @@ def test_splitting_words_as_qwen2():
     from tokenizers import Regex
     from tokenizers.pre_tokenizers import Split
 
-    from llada_native.gguf_tokenizer import PATTERNS
+    from llada_native.byte_level import PATTERNS
 
     split = {name: [text for text, _ in Split(Regex(pattern), "isolated").pre_tokenize_str("It's 42!?\n\nx  y")]
              for name, pattern in PATTERNS.items()}
