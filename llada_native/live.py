@@ -231,7 +231,7 @@ class LiveView:
         if len(lines) < len(self._shown):
             out.append(f"\r\n{ERASE_BELOW}\x1b[A")
         self._shown = lines
-        self._write("".join(out))
+        self._write("".join(out) + "\r")  # where the ^C that a terminal echoes does not begin another line
 
     def _write(self, text: str) -> None:
         self._out.write(text)
