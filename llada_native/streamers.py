@@ -14,8 +14,8 @@ from .tokenizer import HALF_A_CHARACTER, Tokenizer
 class Streamer(Protocol):
     """What `generate(streamer=...)` takes; those of transformers are such. Values are int32 [1, tokens].
 
-    A streamer may have `put_draft(value)` too, which hears after every pass what follows the tokens so far, with the present guesses in
-    the place of masks. It replaces the draft before.
+    A streamer may have `put_draft(value)` too, which hears of every pass what it guessed to follow the tokens so far, masks where it did
+    not look, before `put` hears what has settled. A draft replaces the one before.
     """
 
     def put(self, value: Any) -> None:
@@ -86,14 +86,14 @@ class Feed:
         self.streamer.put(prompt[None])
 
     def __call__(self, step: Step) -> None:
+        if self.drafts and step.drafts is not None and len(draft := self._cut(step.drafts[0])[self._put:]):
+            self.streamer.put_draft(draft[None])
         settled = self._cut(step.trace.settled(0, step.forward))
         masks = np.flatnonzero(settled == step.trace.mask_id)
         settled = settled[:masks[0]] if len(masks) else settled
         if len(settled) > self._put:
             self.streamer.put(settled[None, self._put:])
             self._put = len(settled)
-        if self.drafts and step.drafts is not None and len(draft := self._cut(step.drafts[0])[self._put:]):
-            self.streamer.put_draft(draft[None])
 
     def end(self) -> None:
         self.streamer.end()
