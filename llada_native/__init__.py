@@ -12,6 +12,7 @@ if find_spec("llada_native._native") is None:
                       "the installed package, or build them in place with 'make build'")
 
 from .caching import Delayed, Dual, NoCache, Prefix
+from .carry import Carry
 from .config import ModelConfig
 from .conversion import convert
 from .device import DeviceType
@@ -29,11 +30,13 @@ from .errors import (
 )
 from .kv_cache import KVCache
 from .library import get_include, get_library
+from .live import LiveView
 from .machine import cpu_info
 from .model import LLaDAForCausalLM, generate, generate_with_cpp_model
 from .options import GenerationOptions
 from .result import GenerationResult, Step
 from .selectors import Credit, EntropyBound, EntropyThreshold, Factor, Hierarchy, Klass, LocalLeap, Margin, Quota, Threshold
+from .streamers import Streamer, TextStreamer
 from .tasks import InferTask, LLaDABatchedTask
 from .trace import Trace
 from .windows import Blocks, Grow, LookAhead, SuffixWindow
@@ -46,6 +49,7 @@ logging.getLogger("llada_native").addHandler(logging.NullHandler())
 
 __all__ = [
     "Blocks",
+    "Carry",
     "Credit",
     "Delayed",
     "DeviceType",
@@ -66,6 +70,7 @@ __all__ = [
     "LLaDABatchedTask",
     "LLaDAForCausalLM",
     "LLaDAForCauslLM",
+    "LiveView",
     "LladaError",
     "LocalLeap",
     "LookAhead",
@@ -81,7 +86,9 @@ __all__ = [
     "Quota",
     "Remask",
     "Step",
+    "Streamer",
     "SuffixWindow",
+    "TextStreamer",
     "Threshold",
     "TokenEdit",
     "Trace",

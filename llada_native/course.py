@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .backend import Backend, Cache
 from .caching import NEVER, Committed, Held, View
 from .canvas import Canvas, transfer_quotas
+from .carry import Carry
 from .denoiser import NOWHERE, Pass, Prediction, sources
 from .editors import Turn
 from .result import IntArray
@@ -46,6 +47,8 @@ class Course:
         The end tokens for `early_stop`; default those of the options.
     longest : int, optional
         Positions that prompt and answer may have together, for a canvas that grows.
+    carry : Carry, optional
+        Keys and values of an earlier request to take over, and where to leave its own.
 
     Attributes
     ----------
@@ -56,7 +59,8 @@ class Course:
         What the last commit did to the canvas.
     """
 
-    def __init__(self, canvas: Canvas, backend: Backend, ends: Sequence[int] | None = None, longest: int | None = None) -> None:
+    def __init__(self, canvas: Canvas, backend: Backend, ends: Sequence[int] | None = None, longest: int | None = None,
+                 carry: Carry | None = None) -> None:
         self.canvas, self.backend, self.method = canvas, backend, canvas.options.method
         self.ends = canvas.options.end_ids if ends is None else list(ends)
         self.longest = len(canvas.ids) if longest is None else longest
@@ -67,6 +71,11 @@ class Course:
         self._by_quota = self._draws_masks or self.method.editor.scheduled
         self._own: list[Cache] = []
         self._held = Held.nothing(len(canvas.ids))
+        self._carry = carry
+        if carry is not None:
+            self._own, kept = carry.take(canvas.ids[:canvas.prompt_length], canvas.options.cache_dtype)
+            if kept:  # as if an earlier pass had computed them
+                self._held.note(canvas.ids, np.arange(kept), False)
         self._renew = False  # the next pass is a full one
         self._bound: tuple[int, Sequence[Cache]] = 0, ()
         self._rows: Index | None = None  # of the last pass asked for
@@ -150,7 +159,12 @@ class Course:
         self._truncate(0)
 
     def close(self) -> None:
-        """Free its caches."""
+        """Free its caches, or leave them to later requests."""
+        if self._carry is not None and self._own:
+            # A pass that failed may have changed the rows that it computed, so only those before are known.
+            known = 0 if self._rows is None else int(self._rows[0])
+            self._carry.leave(self._own, self._held.tokens[:known])
+            self._own = []
         for cache in self._own:
             cache.close()
 

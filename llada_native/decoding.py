@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from .backend import Backend
 from .canvas import Canvas
+from .carry import Carry
 from .course import Course
 from .denoiser import Denoiser, Pass, Prediction
 from .result import Decode, IntArray, Step
@@ -28,10 +29,12 @@ class Denoising:
         Positions that a prompt and its answer may have together.
     drafts : bool
         Whether steps carry what they would have put in the place of masks.
+    carry : Carry, optional
+        Keys and values that the one canvas takes over, and leaves.
     """
 
     def __init__(self, backend: Backend, canvases: Sequence[Canvas], settled: Decode, decode: Decode, longest: int,
-                 drafts: bool = False) -> None:
+                 drafts: bool = False, carry: Carry | None = None) -> None:
         self.canvases, self.settled, self.decode, self.drafts = list(canvases), settled, decode, drafts
         self.denoiser = Denoiser(backend)
         for i, canvas in enumerate(self.canvases):
@@ -39,7 +42,7 @@ class Denoising:
             if hidden:
                 logger.warning("prompt %d holds %d mask tokens: they are filled like the canvas and count against its quota, so as "
                                "many masks can remain at its end", i, hidden)
-        self.courses = [Course(canvas, backend, longest=longest) for canvas in self.canvases]
+        self.courses = [Course(canvas, backend, longest=longest, carry=carry) for canvas in self.canvases]
         self.trace = Trace([c.ids for c in self.canvases], [c.prompt_length for c in self.canvases], self.canvases[0].mask_id)
         self.start = time.perf_counter()
 

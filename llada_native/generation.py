@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,18 +10,20 @@ import numpy as np
 from . import checks, placeholder
 from .backend import Backend
 from .canvas import Canvas, random_streams
+from .carry import Carry
 from .decoding import Denoising
 from .fallback import ENGINE_FAILURES, checked_fallback, interruptible, report
+from .live import LiveView
 from .method import Method
 from .options import GenerationOptions, checked_seed, named
 from .progress import print_step
 from .prompts import encode_prompts, fixed_answers, infill_texts
 from .result import GenerationResult, IntArray, Step
+from .streamers import Feed
+from .tokenizer import HALF_A_CHARACTER
 
 if TYPE_CHECKING:
     from .model import LLaDAForCausalLM
-
-HALF_A_CHARACTER = "\ufffd"  # what bytes decode to that are no character yet
 
 
 class Generation:
@@ -37,10 +40,17 @@ class Generation:
         As the caller gave it.
     whole : bool
         The text of an answer is all of it, whatever end tokens it holds.
+    carry : Carry, optional
+        Keys and values that the one request takes over, and leaves.
     """
 
     def __init__(self, model: LLaDAForCausalLM, prompts: list[IntArray], options: list[GenerationOptions], answers: list[IntArray],
-                 seed: Any, whole: bool = False) -> None:
+                 seed: Any, whole: bool = False, carry: Carry | None = None) -> None:
+        self.carry = carry
+        if carry is not None:
+            if not isinstance(carry, Carry):
+                raise TypeError(f"carry: expected a Carry, found {carry!r}")
+            carry.join(model._backend, len(prompts), options[0])
         self.model, self.prompts, self.options, self.answers, self.whole = model, prompts, options, answers, whole
         self.seed = checked_seed(seed, len(prompts))
         # An answer may be longer than was asked for, where it completes a block.
@@ -53,19 +63,28 @@ class Generation:
                 raise ValueError(f"editor: {o.editor!r} tests a token by a mask in its place, but {model.config.architecture} predicts it "
                                  "in the row before, which has seen it; expected another editor")
 
-    def run(self, verbose: bool, callback: Callable[[Step], object] | None, fallback: str | None) -> GenerationResult:
+    def run(self, verbose: bool, callback: Callable[[Step], object] | None, fallback: str | None, live: bool | LiveView = False,
+            streamer: Any = None) -> GenerationResult:
         """Generate, and when the engine fails start again with another backend, if that is wanted."""
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a function of a Step, found {callback!r}")
         checked_fallback(fallback)
         checks.boolean("verbose", verbose)
+        view = live if isinstance(live, LiveView) else LiveView() if checks.boolean("live", live) else None
+        if view is not None and verbose:
+            raise ValueError("live: writes to stderr as verbose=True does; expected one of the two")
+        feed = None if streamer is None else Feed(streamer)
+        if feed is not None and len(self.prompts) > 1:
+            raise ValueError(f"streamer: expected one prompt, found {len(self.prompts)}")
+        if feed is not None and fallback is not None:
+            raise ValueError("streamer: cannot take back what it was told when another backend starts again; expected fallback=None")
         if self.seed is None:
             self.seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]  # a second attempt draws the same numbers
         backend = self.model._backend
         while True:
-            run = self._denoising(backend)
+            run = self._denoising(backend, feed is not None and feed.drafts)
             try:
-                return self._result(run, self._drive(run, verbose, callback))
+                return self._result(run, self._drive(run, verbose, callback, view, feed))
             except ENGINE_FAILURES as e:
                 if fallback is None or backend is not self.model._backend or backend.name == fallback:
                     raise
@@ -84,12 +103,23 @@ class Generation:
 
         return steps()
 
-    def _drive(self, run: Denoising, verbose: bool, callback: Callable[[Step], object] | None) -> bool:
+    def _drive(self, run: Denoising, verbose: bool, callback: Callable[[Step], object] | None, view: LiveView | None,
+               feed: Feed | None) -> bool:
         """Take all steps. True when a callback ended the run."""
-        with interruptible(self.model._backend):
+        with interruptible(self.model._backend), ExitStack() as shown:
+            if view is not None:
+                view.begin(self.model.tokenizer, self._ends, self.kept)
+                shown.callback(view.end)
+            if feed is not None:
+                shown.callback(feed.end)
+                feed.begin(self.prompts[0], self._ends, self.kept)
             for step in run.steps():
                 if verbose:
                     print_step(step, self.model.tokenizer)
+                if view is not None:
+                    view(step)
+                if feed is not None:
+                    feed(step)
                 if callback is not None and callback(step):
                     return True
         return False
@@ -98,7 +128,8 @@ class Generation:
         streams = random_streams(self.seed, len(self.prompts))
         canvases = [Canvas(*parts) for parts in zip(self.prompts, self.options, streams, self.answers, strict=True)]
         return Denoising(backend, canvases, lambda answer: _notice(backend) + self._settled(answer),
-                         lambda answer: _notice(backend) + self._text(answer), self.model.max_tokens, drafts)
+                         lambda answer: _notice(backend) + self._text(answer), self.model.max_tokens, drafts,
+                         self.carry if backend is self.model._backend else None)
 
     def _settled(self, answer: IntArray) -> str:
         """The text of an answer up to its first mask or end token."""
@@ -147,7 +178,7 @@ class Generation:
 
 
 def prepared(model: LLaDAForCausalLM, prompts: Any, attention_mask: Any, chat: bool | str, seed: Any, constraints: Any,
-             options: Mapping[str, Any]) -> Generation:
+             options: Mapping[str, Any], carry: Carry | None = None) -> Generation:
     """Answers to prompts; the arguments are those of `LLaDAForCausalLM.generate`."""
     model._require_open()
     vocabulary = model.config.vocabulary
@@ -161,7 +192,7 @@ def prepared(model: LLaDAForCausalLM, prompts: Any, attention_mask: Any, chat: b
         answers = [_completed(ids, answer, resolved) for ids, answer in zip(encoded, answers, strict=True)]
     if resolved.canvas.grows:  # it begins with what there is room for
         answers = [answer[:model.max_tokens - len(ids)] for ids, answer in zip(encoded, answers, strict=True)]
-    return Generation(model, encoded, [resolved] * len(encoded), answers, seed)
+    return Generation(model, encoded, [resolved] * len(encoded), answers, seed, carry=carry)
 
 
 def _completed(prompt: IntArray, answer: IntArray, options: GenerationOptions) -> IntArray:

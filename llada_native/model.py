@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import _native, checks
 from .backend import Backend, TensorSource
+from .carry import Carry
 from .checkpoint import RandomWeights
 from .config import ModelConfig
 from .converted import Converted
@@ -21,11 +22,13 @@ from .fallback import interruptible, report
 from .generation import prepared, prepared_infill
 from .hub import locate
 from .kv_cache import KVCache
+from .live import LiveView
 from .loading import DEFAULT_GROUP_SIZE, DTYPES, check_engine, load_backend, open_model, token_defaults
-from .options import LARGEST_SEED
+from .options import LARGEST_SEED, GenerationOptions
 from .prompts import as_arrays, id_rows, token_rows
 from .result import GenerationResult, IntArray, Step
 from .scoring import score_all
+from .streamers import Streamer
 from .tasks import InferTask, Round
 from .tokenizer import Tokenizer
 
@@ -190,12 +193,23 @@ class LLaDAForCausalLM:
 
     # ---- generation
 
+    def options(self, **options: Any) -> GenerationOptions:
+        """What `generate` makes of these options with this model: every one of them, with its value.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `generate` does.
+        """
+        return GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
+
     def generate(self, prompts: Any, max_steps: int | None = None, gen_length: int | None = None, block_length: int | None = None,
                  temperature_: float | None = None, cfg_scale: float | None = None, remasking: str | None = None,
                  mask_id: int | None = None, logits_eos_inf: bool | None = None, confidence_eos_eot_inf: bool | str | None = None,
                  verbose: bool = False, topp_: float | None = None, topk_: int | None = None, *, attention_mask: Any = None,
                  chat: bool | str = "auto", seed: int | Sequence[int] | None = None, constraints: Any = None,
-                 callback: Callable[[Step], object] | None = None, fallback: str | None = None, **options: Any) -> GenerationResult:
+                 callback: Callable[[Step], object] | None = None, fallback: str | None = None, live: bool | LiveView = False,
+                 streamer: Streamer | None = None, carry: Carry | None = None, **options: Any) -> GenerationResult:
         """Answer prompts.
 
         Parameters
@@ -220,6 +234,12 @@ class LLaDAForCausalLM:
             Called with each `Step`; a true value ends the run.
         fallback : {None, "reference", "placeholder"}
             What to start again with, after a RuntimeWarning, when the C++ engine fails. None raises.
+        live : bool or LiveView
+            Show the answers on stderr while they are made, in place on a terminal.
+        streamer : object with put, end and perhaps put_draft, optional
+            Is told of the one answer while it is made (see `Streamer`); `TextStreamer` prints it.
+        carry : Carry, optional
+            Keys and values that this generation takes over from an earlier one, and leaves to the next; of block-causal models.
         **options
             The other attributes of `GenerationOptions`, and the names without underscore: temperature, top_p, top_k,
             repetition_penalty, suppress_tokens, eos_id, eot_id.
@@ -241,7 +261,8 @@ class LLaDAForCausalLM:
                  "cfg_scale": cfg_scale, "remasking": remasking, "mask_id": mask_id, "logits_eos_inf": logits_eos_inf,
                  "confidence_eos_eot_inf": confidence_eos_eot_inf, "topp_": topp_, "topk_": topk_}
         options.update({name: value for name, value in named.items() if value is not None})
-        return prepared(self, prompts, attention_mask, chat, seed, constraints, options).run(verbose, callback, fallback)
+        return prepared(self, prompts, attention_mask, chat, seed, constraints, options, carry).run(verbose, callback, fallback, live,
+                                                                                                   streamer)
 
     def generate_with_cpp_model(self, *args: Any, fallback: str | None = "reference", **arguments: Any) -> GenerationResult:
         """`generate`, which by default goes on with the NumPy reference when the C++ engine fails.
@@ -259,25 +280,26 @@ class LLaDAForCausalLM:
         return self.generate(*args, fallback=fallback, **arguments)
 
     def stream(self, prompts: Any, *, attention_mask: Any = None, chat: bool | str = "auto",
-               seed: int | Sequence[int] | None = None, constraints: Any = None, drafts: bool = False, **options: Any) -> Iterator[Step]:
+               seed: int | Sequence[int] | None = None, constraints: Any = None, drafts: bool = False, carry: Carry | None = None,
+               **options: Any) -> Iterator[Step]:
         """The same generation as an iterator of steps. Closing it, or leaving its loop, stops the work and frees its caches.
 
         ``step.new_text`` is what a step adds to the settled beginning of each answer, ``step.text``, and ``step.trace`` the record so far.
-        Other arguments, but for callback, verbose and fallback, and errors are those of `generate`, raised at the call.
+        Other arguments, but for callback, verbose, live, streamer and fallback, and errors are those of `generate`, raised at the call.
 
         Parameters
         ----------
         drafts : bool
             Steps carry what they predicted for the masks that they did not write, in ``step.drafts`` and ``step.draft_text``.
         """
-        for name in ("callback", "verbose", "fallback"):
+        for name in ("callback", "verbose", "live", "streamer", "fallback"):
             if name in options:
                 raise TypeError(f"{name}: is for generate; a stream is a loop over its own steps")
-        return prepared(self, prompts, attention_mask, chat, seed, constraints, options).steps(drafts)
+        return prepared(self, prompts, attention_mask, chat, seed, constraints, options, carry).steps(drafts)
 
     def infill(self, texts: Any, *, prompt: Any = None, max_steps: int | None = None, chat: bool | str = "auto",
                seed: int | Sequence[int] | None = None, verbose: bool = False, callback: Callable[[Step], object] | None = None,
-               fallback: str | None = None, **options: Any) -> GenerationResult:
+               fallback: str | None = None, live: bool | LiveView = False, **options: Any) -> GenerationResult:
         """Fill the masks of a text; what is given never changes.
 
         Parameters
@@ -303,7 +325,7 @@ class LLaDAForCausalLM:
             A text has no mask, an argument is unknown, of the wrong type or out of range.
         """
         given = options if max_steps is None else {**options, "max_steps": max_steps}
-        return prepared_infill(self, texts, prompt, chat, seed, given).run(verbose, callback, fallback)
+        return prepared_infill(self, texts, prompt, chat, seed, given).run(verbose, callback, fallback, live)
 
     def score(self, prompts: Any, answers: Any, *, mc_num: int = 128, batch_size: int | None = None, cfg_scale: float = 0.0,
               chat: bool | str = "auto", seed: int | Sequence[int] | None = None, mask_id: int | None = None) -> NDArray[np.float64]:

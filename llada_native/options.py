@@ -235,7 +235,7 @@ class GenerationOptions:
 # What a model is made with: said apart, because it is often tried in a call.
 MODEL_NAMES = ("dtype", "group_size", "cache_dir", "num_threads", "isa", "backend")
 # What `LLaDAForCausalLM.generate` takes beside options.
-CALL_NAMES = ("prompts", "attention_mask", "chat", "seed", "callback", "verbose", "constraints", "fallback")
+CALL_NAMES = ("prompts", "attention_mask", "chat", "seed", "callback", "verbose", "constraints", "fallback", "live", "streamer", "carry")
 OPTION_NAMES = tuple(f.name for f in fields(GenerationOptions))
 
 

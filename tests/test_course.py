@@ -570,5 +570,5 @@ def test_names_and_the_command_line(model, capsys):
     assert cli.main(["generate", "--json", "--early-stop", "--selector", "quota", "--cache", "none", "What is 17 plus 25?"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["answers"][0]["text"] == "17 + 25 = 42" and printed["n_forward"] < 64
-    assert cli.main(["generate", "--selector", "none", "hello"]) == 1
+    assert cli.main(["generate", "--selector", "none", "hello"]) == 2
     assert "selector: expected one of quota, threshold" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""`llada-native generate`: answers to prompts."""
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..live import LiveView
+from ..result import GenerationResult
+from . import arguments
+from .arguments import EXIT_OK
+
+
+def add(commands: Any) -> None:
+    parser = arguments.add_command(
+        commands, "generate", run, "answer prompts",
+        'llada-native generate "Sort these numbers: 31, 7, 52, 12."',
+        'llada-native generate --live "Reverse these words: red cat sun."',
+        'llada-native generate --preset fast --json "What is 17 plus 25?" "What is 12 plus 30?"',
+        'echo "What is 17 plus 25?" | llada-native generate --json',
+        'llada-native generate --model path/to/LLaDA-8B-Instruct --gen-length 128 --block-length 32 "What is diffusion?"')
+    arguments.add_prompts(parser)
+    arguments.add_model(parser)
+    arguments.add_generation(parser)
+    arguments.add_fallback(parser)
+    parser.add_argument("--no-chat", dest="chat", action="store_false", help="do not apply the chat template")
+    arguments.add_live(parser, "watch tokens appear, on stderr")
+    parser.add_argument("--verbose", action="store_true", help="print every step to stderr")
+    parser.add_argument("--trace", metavar="FILE", help="save the record of the run")
+    arguments.add_json(parser)
+
+
+def run(a: argparse.Namespace) -> int:
+    prompts = arguments.read_prompts(a)
+    with arguments.open_model(a) as model:
+        result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose, fallback=a.fallback,
+                                live=LiveView(color=a.color) if a.live else False, **arguments.generation_options(a))
+    if a.trace:
+        result.trace.save(a.trace)
+    print(json.dumps(as_json(prompts, result), ensure_ascii=False) if a.json else result)
+    return EXIT_OK
+
+
+def as_json(prompts: list[str], result: GenerationResult) -> dict[str, Any]:
+    answers = [{"prompt": prompt, "text": text, "finish_reason": reason}
+               for prompt, text, reason in zip(prompts, result.text, result.finish_reason, strict=True)]
+    return {"answers": answers, "n_forward": result.n_forward, "rows_computed": result.rows_computed,
+            "tokens_per_second": round(result.tokens_per_second, 2), "seconds": round(result.timings["total"], 4),
+            "backend": result.backend}

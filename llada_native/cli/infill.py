@@ -1,0 +1,56 @@
+"""`llada-native infill`: fill the masks of a text."""
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import Any
+
+from ..live import LiveView
+from . import arguments
+from .arguments import EXIT_OK
+
+MASK = re.compile(r"\[MASK(?::([0-9]{1,6}))?\]")
+
+
+def add(commands: Any) -> None:
+    parser = arguments.add_command(
+        commands, "infill", run, "fill the masks of a text",
+        'llada-native infill --prompt "What is 12 plus 30?" "12 + 30 = [MASK:2]."',
+        'llada-native infill --model path/to/LLaDA-8B-Instruct "The capital of France is [MASK]."',
+        more="[MASK] is a mask, [MASK:5] five of them; each becomes a token. What is given stays as it is.\n")
+    parser.add_argument("text", nargs="+", help="with [MASK] or [MASK:n] where something is to be filled in; one answer each")
+    parser.add_argument("--prompt", help="what comes before, for instance a question")
+    arguments.add_model(parser)
+    arguments.add_generation(parser, lengths=False)
+    arguments.add_fallback(parser)
+    parser.add_argument("--no-chat", dest="chat", action="store_false", help="do not apply the chat template to the prompt")
+    arguments.add_live(parser, "watch tokens appear, on stderr")
+    arguments.add_json(parser)
+
+
+def parts(text: str) -> list[str | int]:
+    """A text as `infill` takes it."""
+    pieces: list[str | int] = []
+    end = 0
+    for found in MASK.finditer(text):
+        pieces += [text[end:found.start()], int(found[1] or 1)]
+        end = found.end()
+    return [piece for piece in [*pieces, text[end:]] if piece != ""]
+
+
+def run(a: argparse.Namespace) -> int:
+    texts = [parts(text) for text in a.text]
+    for text in texts:
+        if not any(isinstance(part, int) for part in text):
+            raise ValueError(f"text: expected [MASK] where something is to be filled in, found {text[0] if text else ''!r}")
+    with arguments.open_model(a) as model:
+        options = arguments.generation_options(a)
+        mask_id = model.options(**options).mask_id
+        # A list of numbers alone would be one of token ids.
+        given = [text if any(isinstance(part, str) for part in text) else [mask_id] * sum(map(int, text)) for text in texts]
+        result = model.infill(given, prompt=a.prompt, seed=a.seed, chat="auto" if a.chat else False, fallback=a.fallback,
+                              live=LiveView(color=a.color) if a.live else False, **options)
+    print(json.dumps({"texts": result.text, "n_forward": result.n_forward, "backend": result.backend}, ensure_ascii=False)
+          if a.json else result)
+    return EXIT_OK
