@@ -224,6 +224,17 @@ def test_infill(model):
     assert out.sequences[0][surest(first)] == first[surest(first)][0]
 
 
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("length", [1, 31, 50, 64])
+def test_steps_count_the_blocks_of_a_text(model, prompt, length):
+    """A text behind a prompt that ends within a block may touch one block more than its length has."""
+    text, steps = np.full(length, MASK), []
+    model.infill([text], prompt=[prompt_of(prompt)], selector="quota", callback=lambda step: steps.append(step) and None)
+    blocks = (prompt + length - 1) // B - prompt // B + 1
+    assert {(s.n_blocks, s.n_steps) for s in steps} == {(blocks, blocks * B)}
+    assert steps[-1].block == blocks - 1 and [s.index for s in steps] == sorted({s.index for s in steps}) and steps[-1].index < blocks * B
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"block_length": 16}, r"block_length: expected that of the model's attention \(32\), found 16"),
     ({"cache": "dual"}, "cache: the model is block-causal.*expected 'committed' or 'none', found Dual"),
