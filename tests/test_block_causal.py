@@ -205,6 +205,17 @@ def test_early_stop_is_exact_up_to_the_end(model):
     assert ended
 
 
+def test_without_an_end_token_nothing_stops_early(tmp_path, model):
+    c = llada2.config(eos_token_id=None)
+    tensors = llada2.tensors(c)
+    tensors["model.norm.weight"] *= 6
+    with LLaDAForCausalLM(folders.write(tmp_path, c, tensors)) as endless:
+        same(endless.generate(prompt_of(20), gen_length=90), model.generate(prompt_of(20), gen_length=90, early_stop=False))
+        same(endless.generate(prompt_of(20), gen_length=90, eos_id=EOS), model.generate(prompt_of(20), gen_length=90))
+        with pytest.raises(ValueError, match="early_stop: the checkpoint names no end-of-text token"):
+            endless.generate(prompt_of(20), gen_length=90, early_stop=True)
+
+
 def test_streams_settle_block_by_block(model):
     steps = list(model.stream(prompt_of(40), gen_length=90, early_stop=False))
     assert [b - a for a, b in pairwise(s.block for s in steps)].count(1) == 3 == steps[-1].n_blocks - 1
