@@ -109,6 +109,7 @@ cdef extern from "llada/model.h" namespace "llada" nogil:
         void save(const string&, const string&) except +llada_raise_python_error
         void load(Tensor, int64_t, int64_t, int64_t, const void*, DType, int64_t) except +llada_raise_python_error
         bool load_integers(Tensor, int64_t, int64_t, int64_t, const int8_t*, const float*, int, int64_t) except +llada_raise_python_error
+        int64_t columns(Tensor, int64_t, int64_t) except +llada_raise_python_error
         void forward(const RaggedBatch&, float*, const Interrupt&) except +llada_raise_python_error
         void head(const float*, int64_t, int64_t, int64_t, float*, const Interrupt&) except +llada_raise_python_error
         const string& isa()

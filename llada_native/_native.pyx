@@ -86,6 +86,15 @@ cdef const void* address(bits) except? NULL:
     return &view[0]
 
 
+cdef int group_of(const int8_t[:, ::1] values, const float[:, ::1] scales, what) except 0:
+    """How many columns of integer rows share a scale."""
+    cdef int64_t rows = values.shape[0], columns = values.shape[1]
+    if rows == 0 or columns == 0 or scales.shape[0] != rows or scales.shape[1] == 0 or columns % scales.shape[1]:
+        raise ValueError(f"{what}: expected scales of groups of ({rows}, {columns}) values, "
+                         f"found shape ({scales.shape[0]}, {scales.shape[1]})")
+    return columns // scales.shape[1]
+
+
 cdef class NativeModel:
     """A LLaDA in C++. Satisfies `llada_native.backend.Backend`.
 
@@ -138,6 +147,13 @@ cdef class NativeModel:
             raise ValueError("the model is closed")
         return self.model.get()
 
+    cdef int require_columns(self, str tensor, int64_t layer, int64_t expert, int64_t rows, array) except -1:
+        """Rows of an array are read as wide as the tensor's."""
+        cdef int64_t columns = self.get().columns(<cpp.Tensor> <int> TENSORS.index(tensor), layer, expert)
+        if array.size != rows * columns:
+            raise ValueError(f"{tensor}: expected rows of {columns} columns, found shape {tuple(array.shape)}")
+        return 0
+
     def save(self, str path, str tag):
         """Write all weights as they lie in memory; ``NativeModel(..., packed_file=path, tag=tag)`` maps them."""
         cdef cpp.Model* model
@@ -167,6 +183,7 @@ cdef class NativeModel:
         self.enter()
         try:
             model = self.get()
+            self.require_columns(tensor, layer, expert, rows, array)
             with nogil:
                 model.load(role, layer, row_begin, rows, data, source, expert)
         finally:
@@ -190,13 +207,11 @@ cdef class NativeModel:
         cdef cpp.Tensor role = <cpp.Tensor> <int> TENSORS.index(tensor)
         cdef int64_t rows = values.shape[0]
         cdef bint stored
-        if rows == 0 or scales.shape[0] != rows or scales.shape[1] == 0 or values.shape[1] % scales.shape[1]:
-            raise ValueError(f"{tensor}: expected scales of groups of ({rows}, {values.shape[1]}) values, "
-                             f"found shape ({scales.shape[0]}, {scales.shape[1]})")
-        cdef int group = values.shape[1] // scales.shape[1]
+        cdef int group = group_of(values, scales, tensor)
         self.enter()
         try:
             model = self.get()
+            self.require_columns(tensor, layer, expert, rows, values)
             with nogil:
                 stored = model.load_integers(role, layer, row_begin, rows, &values[0, 0], &scales[0, 0], group, expert)
         finally:
@@ -446,7 +461,7 @@ cdef class PackedLinear:
         cdef bint stored
         if isinstance(weight, IntegerRows):
             values, scales = weight.values, weight.scales
-            stored_group = values.shape[1] // scales.shape[1]
+            stored_group = group_of(values, scales, "weight")
             with nogil:
                 team.reset(new cpp.Team(1, never))
                 stored = self.weight.get().load_integers(team.get()[0], 0, rows, &values[0, 0], &scales[0, 0], stored_group)
@@ -515,14 +530,19 @@ def route(float[:, ::1] logits, int64_t chosen, const float[::1] bias=None, int6
 
     With a bias [experts] their sigmoids, of the experts of a few groups; without one their softmax.
     """
-    if not 1 <= chosen <= logits.shape[1]:
-        raise ValueError(f"chosen: expected 1 to {logits.shape[1]}, found {chosen}")
+    cdef int64_t experts = logits.shape[1]
+    if not 1 <= chosen_groups <= groups or experts % groups:
+        raise ValueError(f"groups: expected a divisor of {experts} and no more chosen ones, found {groups} and {chosen_groups}")
+    if not 1 <= chosen <= experts // groups * chosen_groups:
+        raise ValueError(f"chosen: expected 1 to {experts // groups * chosen_groups}, found {chosen}")
+    if bias is not None and bias.shape[0] != experts:
+        raise ValueError(f"bias: expected {experts} values, found {bias.shape[0]}")
     cdef cpp.Choice choice
-    choice.experts, choice.chosen, choice.routing = logits.shape[1], chosen, cpp.Routing.softmax
+    choice.experts, choice.chosen, choice.routing = experts, chosen, cpp.Routing.softmax
     choice.groups, choice.chosen_groups, choice.scale = groups, chosen_groups, scale
     if bias is not None:
         choice.routing, choice.bias = cpp.Routing.sigmoid, &bias[0]
-    cdef float[::1] scores = np.empty(logits.shape[1], np.float32)
+    cdef float[::1] scores = np.empty(experts, np.float32)
     ids, weights = np.empty((logits.shape[0], chosen), np.int32), np.empty((logits.shape[0], chosen), np.float32)
     cdef int32_t[:, ::1] id_view = ids
     cdef float[:, ::1] weight_view = weights

@@ -235,7 +235,7 @@ def tensor_specs(config: ModelConfig) -> list[TensorSpec]:
             TensorSpec("v_proj", i, (kv, d)),
         ]
         if config.qkv_bias:
-            specs += [TensorSpec("q_bias", i, (d,)), TensorSpec("k_bias", i, (kv,)), TensorSpec("v_bias", i, (kv,))]
+            specs += [TensorSpec("q_bias", i, (q,)), TensorSpec("k_bias", i, (kv,)), TensorSpec("v_bias", i, (kv,))]
         if config.qk_norm:
             specs += [TensorSpec("q_norm", i, (config.head_dim,)), TensorSpec("k_norm", i, (config.head_dim,))]
         specs += [TensorSpec("o_proj", i, (d, q)), TensorSpec("mlp_norm", i, (d,))]

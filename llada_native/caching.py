@@ -239,7 +239,7 @@ class Committed:
     """Keys and values of finished blocks are kept, which in a block-causal model is exact: they never change.
 
     Rows of a pass: the block that is being filled; with its first pass those of the block before, whose keys were still those of its
-    masks. No pass is spent on keys alone, but for a long prompt: `prefill` of its rows at a time, so that memory does not grow with it.
+    masks. No pass is spent on keys alone, but for a long prompt: `prefill` of its rows at a time, so that only the cache grows with it.
 
     Parameters
     ----------

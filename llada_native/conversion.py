@@ -116,6 +116,8 @@ def _require_free(out: Path, force: bool) -> None:
 @contextmanager
 def _unfinished(out: Path, force: bool) -> Iterator[Path]:
     """A folder to fill, which then becomes `out`; nothing is left of it when filling it fails."""
+    # A relative path may lead through the folder that is renamed; a link at its end is not followed.
+    out = out.resolve() if out.name in ("", "..") else out.parent.resolve() / out.name
     folder, old = (out.with_name(f".{out.name}.{uuid.uuid4().hex}.{kind}") for kind in ("unfinished", "old"))
     folder.mkdir(parents=True)
     try:

@@ -77,7 +77,7 @@ class Denoising:
                 forward.unsettled[i] = course.unsettled
         forward.seconds = self.seconds
         self.trace.forwards.append(forward)
-        blocks = [-(-len(c.answer) // c.options.block_length) for c in self.canvases]
+        blocks = [course.method.canvas.count(course.canvas) for course in self.courses]
         n_steps = max(n * c.options.steps_per_block for n, c in zip(blocks, self.canvases, strict=True))
         return Step(index, n_steps, block, max(blocks), forward.seconds, len(self.trace) - 1, self.trace, drafts, self.settled,
                     self.decode)

@@ -228,13 +228,10 @@ class _Keys:
         self.architecture = self.text("general.architecture")
 
     def dialect(self) -> Dialect:
-        runs = f"this version runs {', '.join(name for name, d in DIALECTS.items() if d.architecture in FAMILIES)}"
         dialect = DIALECTS.get(self.architecture)
         if dialect is None:
-            raise UnsupportedModelError(f"{self.path}: general.architecture: unknown architecture {shown(self.architecture)}; {runs}")
-        if dialect.architecture not in FAMILIES:
-            raise UnsupportedModelError(f"{self.path}: general.architecture: {self.architecture} ({dialect.architecture}) is not "
-                                        f"implemented yet; {runs}")
+            raise UnsupportedModelError(f"{self.path}: general.architecture: unknown architecture {shown(self.architecture)}; this version "
+                                        f"runs {', '.join(DIALECTS)}")
         fixed = {"diffusion.shift_logits": dialect.shifted, self.own("attention.causal"): False, self.own("rope.scaling.type"): "none",
                  self.own("expert_shared_count"): 0, self.own("expert_weights_norm"): False, self.own("expert_gating_func"): SOFTMAX,
                  self.own("model_type"): dialect.model_type}

@@ -29,7 +29,8 @@ def tokenizer_files(path: Path, metadata: dict[str, Any]) -> dict[str, str] | No
     UnsupportedModelError
         Another kind of tokenizer, or another way to split words.
     """
-    if metadata.get("tokenizer.ggml.model", NONE[0]) in NONE:
+    model = metadata.get("tokenizer.ggml.model", NONE[0])
+    if isinstance(model, str) and model in NONE:
         return None
     return _Reader(path, metadata).files()
 

@@ -56,15 +56,13 @@ class Method:
         Raises
         ------
         TypeError, ValueError
-            No such part, or an editor that brings a selector of its own beside another.
+            No such part.
         """
         editor: NoEditor = named_part("editor", given.get("editor", "none"), EDITORS, NoEditor)
         selector = part("selector", given.get("selector", "quota"), SELECTORS, ("wants", "reveals_masks", "memory", "choose"))
         cache: CachePolicy = part("cache", given.get("cache", "none"), CACHES, ("keeps", "wants", "rows", "renews", "doubts"))
         canvas: Blocks = named_part("canvas", given.get("canvas", "blocks"), CANVASES, Blocks)
-        if editor.drafts is not None and selector != editor.drafts:
-            if not isinstance(selector, Quota):
-                raise ValueError(f"editor: {editor!r} reveals tokens by a rule of its own, found selector={selector!r} beside it")
+        if editor.drafts is not None and isinstance(selector, Quota):
             selector = editor.drafts
         for option, wants in (("selector", selector.wants), ("cache", cache.wants)):
             if isinstance(wants, str) or not set(wants) <= set(WANTS):
@@ -92,6 +90,8 @@ class Method:
         """Raises ValueError where options, parts and a model of such blocks contradict each other."""
         self._check_attention(attention_block)
         quota, selector, editor, canvas = isinstance(self.selector, Quota), self.selector, self.editor, self.canvas
+        if editor.drafts is not None and selector != editor.drafts:
+            raise ValueError(f"editor: {editor!r} reveals tokens by a rule of its own, found selector={selector!r} beside it")
         if not quota and options.remasking != "low_confidence":
             raise ValueError(f"remasking: {options.remasking!r} is an order for selector='quota'; {selector!r} has one of its own")
         if len(set(options.suppressed)) >= vocabulary:
@@ -123,7 +123,6 @@ class Method:
                                  "confidence_eos_eot_inf, and no suppress_tokens with it")
             if editor.edits:
                 raise ValueError(f"editor: {editor!r} works on a block as it stands, and with canvas={canvas!r} blocks change")
-
 
     def _check_attention(self, attention_block: int) -> None:
         """A block-causal model has a canvas and a cache of its own."""

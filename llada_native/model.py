@@ -123,7 +123,7 @@ class LLaDAForCausalLM:
 
     @classmethod
     def random(cls, config: ModelConfig | dict[str, Any], dtype: str = "bfloat16", seed: int = 0, *,
-               group_size: int = DEFAULT_GROUP_SIZE, backend: str = "native",
+               group_size: int | None = None, backend: str = "native",
                max_tokens: int | None = None, num_threads: int | None = None, isa: str | None = None,
                fallback: str | None = None, cache_dir: str | Path | None = None) -> LLaDAForCausalLM:
         """A model of any shape with random weights and no tokenizer, for benchmarks without a download.
@@ -146,8 +146,8 @@ class LLaDAForCausalLM:
         model.revision = None
         model._recipe = ("random", config, seed)
         model._set_up(RandomWeights(config, seed), None, token_defaults(config, None, None), max_tokens,
-                      {"dtype": dtype, "group_size": group_size, "backend": backend, "num_threads": num_threads, "isa": isa,
-                      "fallback": fallback, "cache_dir": cache_dir})
+                      {"dtype": dtype, "group_size": group_size or DEFAULT_GROUP_SIZE, "backend": backend, "num_threads": num_threads,
+                       "isa": isa, "fallback": fallback, "cache_dir": cache_dir})
         return model
 
     def _set_up(self, source: TensorSource, tokenizer: Tokenizer | None, defaults: dict[str, Any], max_tokens: int | None,

@@ -34,7 +34,8 @@ class GenerationOptions:
     Attributes
     ----------
     max_steps : int
-        Denoising steps, over all blocks; a multiple of the number of blocks.
+        Denoising steps, over all blocks; a multiple of the number of blocks. Of block-causal models an answer may touch one block more than
+        its length has, with as many steps again.
     gen_length : int or "auto"
         Tokens of the canvas; a multiple of block_length. "auto" is canvas="grow": the canvas starts short and grows to what the answer
         needs.

@@ -25,7 +25,7 @@ def print_step(step: Step, tokenizer: Tokenizer | None) -> None:
         prefix = f"[{i}] " if len(step.positions) > 1 else ""
         shown.append(prefix + ", ".join(parts[:MOST_TOKENS]) + more)
     rate = (step.forward + 1) / step.seconds if step.seconds > 0 else 0.0
-    written = "  ".join(text for text in shown if text) or "nothing written"  # a pass that was doubted, or only measured
+    written = "  ".join(text for text in shown if text) or "nothing written"  # a pass that was doubted, measured, or filled caches
     print(f"pass {step.forward + 1} step {step.index + 1}/{step.n_steps} block {step.block + 1}/{step.n_blocks} "
           f"masks {sum(step.masks_left)} | {written} | {rate:.1f} passes/s, {step.seconds_left:.1f} s left", file=sys.stderr, flush=True)
 

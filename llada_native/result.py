@@ -32,7 +32,8 @@ class Step:
     trace : Trace
         Of the whole run; it goes on growing with it.
     drafts : list of int32 [gen_length] or None
-        Of `stream(drafts=True)`: every answer, with what this pass would have put in the place of the masks it looked at.
+        Of `stream(drafts=True)`: every answer, as long as in `canvas`, with what this pass would have put in the place of the masks it
+        looked at.
     """
 
     index: int
@@ -64,7 +65,7 @@ class Step:
 
     @property
     def canvas(self) -> list[IntArray]:
-        """Every answer as it stood, masks included, int32 [gen_length]."""
+        """Every answer as it stood, masks included, int32 [gen_length], of block-causal models up to the end of its last block."""
         return [self.trace.answer(r, self.forward) for r in range(len(self.trace.canvases))]
 
     @property

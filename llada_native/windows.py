@@ -28,6 +28,10 @@ class Blocks:
         begin, length = canvas.prompt_length + block * canvas.options.block_length, canvas.options.block_length
         return begin, min(begin + length, len(canvas.ids))
 
+    def count(self, canvas: Canvas) -> int:
+        """Blocks of the canvas as it stands."""
+        return -(-len(canvas.answer) // canvas.options.block_length)
+
     def shared(self, masks: int) -> int:
         """Tokens that the steps of a block share which has so many masks."""
         return masks
@@ -68,6 +72,9 @@ class CausalBlocks(Blocks):
     def bounds(self, canvas: Canvas, block: int) -> tuple[int, int]:
         begin = (canvas.prompt_length // self.length + block) * self.length
         return max(begin, canvas.prompt_length), min(begin + self.length, len(canvas.ids))
+
+    def count(self, canvas: Canvas) -> int:
+        return -(-len(canvas.ids) // self.length) - canvas.prompt_length // self.length
 
     def shared(self, masks: int) -> int:
         return self.length

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import llada_native
 from llada_native import LLaDAForCausalLM, ModelFormatError, ModelMemoryError, UnsupportedModelError
+from llada_native.loading import DEFAULT_GROUP_SIZE
 
 CONFIG = folders.config(n_kv_heads=2, max_sequence_length=32)
 BACKENDS = ("native", "reference")
@@ -389,6 +390,11 @@ def test_setting_num_threads(model: LLaDAForCausalLM, threads: Any, error: type[
 def test_random_model(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         LLaDAForCausalLM.random(**{"config": CONFIG} | arguments)
+
+
+def test_a_random_model_in_the_default_groups() -> None:
+    given, default = (LLaDAForCausalLM.random(CONFIG, "int4", group_size=size) for size in (DEFAULT_GROUP_SIZE, None))
+    assert given.memory() == default.memory()
 
 
 def test_the_model_of_the_generate_function() -> None:

@@ -205,6 +205,17 @@ def test_early_stop_is_exact_up_to_the_end(model):
     assert ended
 
 
+def test_without_an_end_token_nothing_stops_early(tmp_path, model):
+    c = llada2.config(eos_token_id=None)
+    tensors = llada2.tensors(c)
+    tensors["model.norm.weight"] *= 6
+    with LLaDAForCausalLM(folders.write(tmp_path, c, tensors)) as endless:
+        same(endless.generate(prompt_of(20), gen_length=90), model.generate(prompt_of(20), gen_length=90, early_stop=False))
+        same(endless.generate(prompt_of(20), gen_length=90, eos_id=EOS), model.generate(prompt_of(20), gen_length=90))
+        with pytest.raises(ValueError, match="early_stop: the checkpoint names no end-of-text token"):
+            endless.generate(prompt_of(20), gen_length=90, early_stop=True)
+
+
 def test_streams_settle_block_by_block(model):
     steps = list(model.stream(prompt_of(40), gen_length=90, early_stop=False))
     assert [b - a for a, b in pairwise(s.block for s in steps)].count(1) == 3 == steps[-1].n_blocks - 1
@@ -224,6 +235,17 @@ def test_infill(model):
     assert out.sequences[0][surest(first)] == first[surest(first)][0]
 
 
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("length", [1, 31, 50, 64])
+def test_steps_count_the_blocks_of_a_text(model, prompt, length):
+    """A text behind a prompt that ends within a block may touch one block more than its length has."""
+    text, steps = np.full(length, MASK), []
+    model.infill([text], prompt=[prompt_of(prompt)], selector="quota", callback=lambda step: steps.append(step) and None)
+    blocks = (prompt + length - 1) // B - prompt // B + 1
+    assert {(s.n_blocks, s.n_steps) for s in steps} == {(blocks, blocks * B)}
+    assert steps[-1].block == blocks - 1 and [s.index for s in steps] == sorted({s.index for s in steps}) and steps[-1].index < blocks * B
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"block_length": 16}, r"block_length: expected that of the model's attention \(32\), found 16"),
     ({"cache": "dual"}, "cache: the model is block-causal.*expected 'committed' or 'none', found Dual"),
@@ -233,7 +255,8 @@ def test_infill(model):
     ({"canvas": CausalBlocks(16)}, "canvas: the model is block-causal"),
     ({"canvas": "look_ahead"}, "canvas: the model is block-causal"),
     ({"gen_length": "auto"}, r"gen_length: 'auto' is canvas='grow', found canvas=CausalBlocks\(length=32\) beside it"),
-    ({"editor": "wino"}, "editor: .*"),
+    ({"editor": "wino"}, "editor: the model is block-causal.* needs rows that see the whole canvas"),
+    ({"preset": "speed", "editor": "wino"}, "editor: the model is block-causal"),
     ({"preset": "fast"}, "preset: expected one of 'reference', 'quality', 'speed', found 'fast'"),
     ({"gen_length": 90, "max_steps": 50}, r"max_steps: expected a multiple of the number of blocks \(3 = gen_length 90 / block_length 32, "
                                           r"rounded up\), found 50"),

@@ -227,6 +227,19 @@ def test_nothing_is_left_of_what_failed(folder, tmp_path, monkeypatch, error, th
         assert LLaDAForCausalLM(out).dtype == "int4"
 
 
+@pytest.mark.parametrize("out", [".", "../out", "../out/../out", "../out/.."])
+def test_a_path_that_leads_through_the_folder_itself(folder, tmp_path, monkeypatch, out):
+    made = convert(folder, tmp_path / "out", dtype="float32")
+    monkeypatch.chdir(made)
+    if out.endswith("/.."):
+        with pytest.raises(FileExistsError, match="was not written by convert"):
+            convert(folder, out, dtype="int8", force=True)
+    else:
+        convert(folder, out, dtype="int8", force=True)
+    assert LLaDAForCausalLM(made).dtype == ("float32" if out.endswith("/..") else "int8")
+    assert left(tmp_path) == ["model", "out"]
+
+
 def test_a_rename_that_fails_puts_back_what_was_there(folder, tmp_path, monkeypatch):
     out, rename = convert(folder, tmp_path / "out", dtype="int4"), os.rename
 

@@ -14,6 +14,22 @@ from llada_native import GenerationCancelled, LLaDAForCausalLM
 LENGTHS = (33, 1, 128, 64, 7)
 
 
+def assert_bits_in_any_company(model, requests, threads=(1, 2, 3)):
+    """Five requests alone, in batches of any order at any number of threads, and some of all their rows."""
+    alone = [model.forward(ids) for ids in requests]
+    assert all(np.isfinite(logits).all() for logits in alone)
+    for n in threads:
+        model.num_threads = n
+        for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
+            for i, logits in zip(order, model.forward([requests[i] for i in order]), strict=True):
+                assert np.array_equal(logits, alone[i]), f"request {i}, {n} threads, order {order}"
+    tokens, lengths = np.concatenate(requests).astype(np.int32), np.array([len(ids) for ids in requests], np.int32)
+    everything = model._backend.hidden(tokens, lengths, np.arange(len(tokens), dtype=np.int32))
+    for n in (1, 2, 17, 200):
+        some = np.sort(np.random.default_rng(n).choice(len(tokens), n, replace=False)).astype(np.int32)
+        assert np.array_equal(model._backend.hidden(tokens, lengths, some), everything[some])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("size", [{"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
                                   {"d_model": 640, "n_heads": 5, "n_kv_heads": 1, "mlp_hidden_size": 1500}])
@@ -21,14 +37,7 @@ def test_rows_are_bit_identical(isa, dtype, size):
     config = folders.config(embedding_size=300, vocab_size=300, max_sequence_length=256, **size)
     model = LLaDAForCausalLM.random(config, dtype, isa=isa, num_threads=1)
     rng = np.random.default_rng(0)
-    rows = [rng.integers(0, 300, n) for n in LENGTHS]
-    alone = [model.forward(row) for row in rows]
-    for threads in (1, 2, 3, 7):
-        model.num_threads = threads
-        for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
-            together = model.forward([rows[i] for i in order])
-            for i, logits in zip(order, together, strict=True):
-                assert np.array_equal(logits, alone[i]), f"row {i}, {threads} threads, order {order}"
+    assert_bits_in_any_company(model, [rng.integers(0, 300, n) for n in LENGTHS], (1, 2, 3, 7))
 
 
 def test_many_python_threads_share_one_model(demo):

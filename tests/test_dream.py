@@ -15,6 +15,7 @@ import oracle
 import pytest
 from scipy.special import log_softmax
 from test_caching import POLICIES, WINDOWED, by_hand
+from test_determinism import assert_bits_in_any_company
 from test_forward import LENGTHS, assert_close
 from test_loops import CASES, PARTS, lengths, looking
 
@@ -212,19 +213,7 @@ def test_rows_are_bit_identical(isa, dtype):
     """Alone, in batches of any order, at any number of threads, and selected."""
     model = LLaDAForCausalLM.random(dream_config(hidden_size=264, num_attention_heads=3, num_key_value_heads=1), dtype, isa=isa,
                                     num_threads=1, group_size=32)
-    rows = [ids_of(n, n) for n in (33, 1, 128, 64, 7)]
-    alone = [model.forward(row) for row in rows]
-    assert all(np.isfinite(logits).all() for logits in alone)
-    for threads in (1, 2, 3):
-        model.num_threads = threads
-        for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
-            for i, logits in zip(order, model.forward([rows[i] for i in order]), strict=True):
-                assert np.array_equal(logits, alone[i]), f"row {i}, {threads} threads, order {order}"
-    tokens, sizes = np.concatenate(rows).astype(np.int32), np.array([len(row) for row in rows], np.int32)
-    everything = model._backend.hidden(tokens, sizes, np.arange(len(tokens), dtype=np.int32))
-    for n in (1, 2, 17, 200):
-        some = np.sort(np.random.default_rng(n).choice(len(tokens), n, replace=False)).astype(np.int32)
-        assert np.array_equal(model._backend.hidden(tokens, sizes, some), everything[some])
+    assert_bits_in_any_company(model, [ids_of(n, n) for n in (33, 1, 128, 64, 7)])
 
 
 def test_biases_of_nothing_change_no_bit(isa):

@@ -23,11 +23,11 @@ import llada_native
 from llada_native import (
     LLaDAForCausalLM,
     MissingPackageError,
+    ModelConfig,
     ModelFormatError,
     UnsupportedModelError,
     _native,
     cli,
-    families,
     gguf_checkpoint,
 )
 from llada_native.backend import IntegerRows
@@ -199,6 +199,32 @@ def test_integers_that_a_format_has_not(isa, dtype, group, value):
         _native.PackedLinear(rows, dtype, isa, group)
 
 
+@pytest.mark.parametrize("scales", [(8, 0), (7, 4), (8, 3)])
+def test_scales_that_do_not_fit_integers(scales):
+    rows = IntegerRows(np.ones((8, 128), np.int8), np.ones(scales, np.float32))
+    message = re.escape(f"expected scales of groups of (8, 128) values, found shape {scales}")
+    with pytest.raises(ValueError, match="weight: " + message):
+        _native.PackedLinear(rows, "int8", group=32)
+    model = _native.NativeModel(ModelConfig.from_dict(gguf_files.config()), "int8", 1, group=32)
+    with pytest.raises(ValueError, match="up_proj: " + message):
+        model.load_integers("up_proj", 0, 0, rows.values, rows.scales)
+
+
+@pytest.mark.parametrize("columns", [32, 224, 288])
+def test_rows_of_another_width(columns):
+    """Nothing beyond an array is read, and nothing of it is left."""
+    model = _native.NativeModel(ModelConfig.from_dict(gguf_files.config()), "int8", 1, group=32)
+    for tensor, layer in (("q_proj", 0), ("embedding", -1), ("head", -1)):
+        message = rf"{tensor}: expected rows of 256 columns, found shape \(4, {columns}\)"
+        with pytest.raises(ValueError, match=message):
+            model.load(tensor, layer, 0, np.zeros((4, columns), np.float32))
+        if tensor != "embedding":
+            with pytest.raises(ValueError, match=message):
+                model.load_integers(tensor, layer, 0, np.zeros((4, columns), np.int8), np.zeros((4, columns // 32), np.float32))
+    with pytest.raises(ValueError, match=r"attn_norm: expected rows of 1 columns, found shape \(4, 2\)"):
+        model.load("attn_norm", 0, 0, np.zeros((4, 2), np.float32))
+
+
 @pytest.mark.parametrize(("kind", "dtype"), [("Q8_0", "int8"), ("Q5_0", "int8"), ("Q4_0", "int8"), ("Q4_0", "int4")])
 def test_a_model_holds_the_integers_of_its_file(tmp_path, kind, dtype):
     """q_proj, the embedding and the head in the engine's own file, unpacked by its description."""
@@ -321,7 +347,6 @@ def test_experts_that_do_not_fit(tmp_path, changes, message, monkeypatch):
 
 # ---- Dream
 
-@pytest.mark.skipif("DreamModel" not in families.FAMILIES, reason="this version does not run it")
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
 def test_dream(tmp_path, kind):
     """Llama's tensors in the order of the folder, and biases of queries, keys and values."""
@@ -440,6 +465,7 @@ def test_without_a_tokenizer(tmp_path):
 
 WRONG_TOKENIZERS = {
     "another model": (UnsupportedModelError, "tokenizer.ggml.model = 'llama'", {"model": "llama"}),
+    "a list for a model": (ModelFormatError, "tokenizer.ggml.model: expected text, found a list of 2", {"model": [1, 2]}),
     "another way to split": (UnsupportedModelError, "tokenizer.ggml.pre = 'gpt-4o'", {"pre": "gpt-4o"}),
     "no way to split": (ModelFormatError, "required key 'tokenizer.ggml.pre' is missing", {"pre": None}),
     "a number for a name": (ModelFormatError, "tokenizer.ggml.pre: expected text, found 3", {"pre": 3}),
@@ -548,13 +574,6 @@ def test_models_that_are_refused_by_name(tmp_path, arch, changes, message):
     with pytest.raises(UnsupportedModelError, match=re.escape(message)) as caught:
         LLaDAForCausalLM(path)
     assert str(path) in str(caught.value)
-
-
-def test_a_family_that_this_version_lacks(tmp_path, monkeypatch):
-    monkeypatch.delitem(families.FAMILIES, "LLaDAMoEModelLM")
-    path = rewritten(tmp_path, "llada", lambda keys: keys.update({"general.architecture": (TEXT, "llada-moe")}))
-    with pytest.raises(UnsupportedModelError, match=r"llada-moe \(LLaDAMoEModelLM\) is not implemented yet; this version runs llada, "):
-        LLaDAForCausalLM(path)
 
 
 def test_what_may_be_missing(tmp_path):

@@ -9,6 +9,7 @@ import llada2
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from test_determinism import assert_bits_in_any_company
 from test_forward import assert_close
 
 from llada_native import LLaDAForCausalLM, ModelConfig, ModelFormatError, UnsupportedModelError, _native, checkpoint
@@ -321,14 +322,7 @@ def test_a_position_beyond_the_block_changes_nothing(folder):
 def test_rows_are_bit_identical(isa, dtype, changes):
     """Alone, in batches of any order, and selected: the company at an expert changes with each."""
     model = LLaDAForCausalLM.random(ModelConfig.from_dict(llada2.config(**changes)), dtype, isa=isa, num_threads=1, group_size=32)
-    requests = [tokens_of(n, n) for n in (33, 1, 128, 64, 7)]
-    alone = [model.forward(ids) for ids in requests]
-    assert all(np.isfinite(logits).all() for logits in alone)
-    for threads in (1, 2, 3):
-        model.num_threads = threads
-        for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
-            for i, logits in zip(order, model.forward([requests[i] for i in order]), strict=True):
-                assert np.array_equal(logits, alone[i]), f"request {i}, {threads} threads, order {order}"
+    assert_bits_in_any_company(model, [tokens_of(n, n) for n in (33, 1, 128, 64, 7)])
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -340,6 +334,18 @@ def test_mapped_weights_are_the_packed_ones(tmp_path, isa, dtype):
         assert np.array_equal(model.forward(np.arange(50)), plain.forward(np.arange(50)))
         assert model.memory()["weights"] == plain.memory()["weights"]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("chosen", "bias", "groups", "kept", "message"), [
+    (2, 4, 3, 1, "groups: expected a divisor of 4 and no more chosen ones, found 3 and 1"),
+    (2, 4, 2, 3, "groups: expected a divisor of 4 and no more chosen ones, found 2 and 3"),
+    (2, 4, 0, 0, "groups: expected a divisor of 4 and no more chosen ones, found 0 and 0"),
+    (3, 4, 2, 1, "chosen: expected 1 to 2, found 3"),
+    (2, 3, 2, 1, "bias: expected 4 values, found 3"),
+])
+def test_choices_that_there_are_not(chosen, bias, groups, kept, message):
+    with pytest.raises(ValueError, match=message):
+        _native.route(np.zeros((1, 4), np.float32), chosen, np.zeros(bias, np.float32), groups, kept)
 
 
 @pytest.mark.parametrize("changes", [{"n_group": 2}, {"topk_group": 3}, {"routed_scaling_factor": 1.0}, {"partial_rotary_factor": 0.25},

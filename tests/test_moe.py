@@ -10,6 +10,7 @@ from dataclasses import replace
 import folders
 import numpy as np
 import pytest
+from test_determinism import assert_bits_in_any_company
 from test_forward import assert_close
 
 from llada_native import LLaDAForCausalLM, ModelConfig, ModelFormatError, UnsupportedModelError, _native, caching, selectors
@@ -278,19 +279,7 @@ def test_rows_are_bit_identical(isa, dtype, changes):
     """Alone, in batches of any order, and selected: the company at an expert changes with each."""
     config = ModelConfig.from_dict(moe_config(**{"num_key_value_heads": 2, **changes}))
     model = LLaDAForCausalLM.random(config, dtype, isa=isa, num_threads=1, group_size=32)
-    rows = [ids_of(n, n) for n in (33, 1, 128, 64, 7)]
-    alone = [model.forward(row) for row in rows]
-    assert all(np.isfinite(logits).all() for logits in alone)
-    for threads in (1, 2, 3):
-        model.num_threads = threads
-        for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
-            for i, logits in zip(order, model.forward([rows[i] for i in order]), strict=True):
-                assert np.array_equal(logits, alone[i]), f"row {i}, {threads} threads, order {order}"
-    tokens, lengths = np.concatenate(rows).astype(np.int32), np.array([len(row) for row in rows], np.int32)
-    everything = model._backend.hidden(tokens, lengths, np.arange(len(tokens), dtype=np.int32))
-    for n in (1, 2, 17, 200):
-        some = np.sort(np.random.default_rng(n).choice(len(tokens), n, replace=False)).astype(np.int32)
-        assert np.array_equal(model._backend.hidden(tokens, lengths, some), everything[some])
+    assert_bits_in_any_company(model, [ids_of(n, n) for n in (33, 1, 128, 64, 7)])
 
 
 def test_one_expert_for_all_rows_and_one_for_each(tmp_path, isa):

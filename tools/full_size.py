@@ -100,7 +100,8 @@ def main() -> None:
             print(f"| {name} | | {need / 1e9:.2f} | does not fit | | | | |")
             continue
         command = [sys.executable, __file__, "--child", name, "--dtype", a.dtype, "--group-size", str(a.group_size)]
-        made = subprocess.run([*command, *(["--cache-dir", str(Path(a.cache_dir) / name)] if a.cache_dir else [])], check=True, stdout=subprocess.PIPE)
+        kept = ["--cache-dir", str(Path(a.cache_dir) / name)] if a.cache_dir else []
+        made = subprocess.run([*command, *kept], check=True, stdout=subprocess.PIPE)
         r = json.loads(made.stdout)
         print(f"| {name} | {r['parameters'] / 1e9:.2f}B | {r['weights'] / 1e9:.2f} | {r['peak'] / 1e9:.2f} | {r['loaded']:.1f} | "
               f"{r['steps']['32']:.0f} | {r['steps']['128']:.0f} | {r['passes']}, {r['rows']}, {r['seconds']:.1f} |", flush=True)

@@ -120,6 +120,9 @@ class Model {
   bool load_integers(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const int8_t* values, const float* scales, int group,
                      int64_t expert = -1);
 
+  // Of a row that is stored so: the width of a matrix, 1 of a vector.
+  int64_t columns(Tensor tensor, int64_t layer, int64_t expert = -1) const;
+
   // All weights as they lie in memory. The layout is that of the instruction set, which `tag` has to name, beside the configuration, the
   // format and whatever tells the weights apart.
   void save(const std::string& path, const std::string& tag) const;

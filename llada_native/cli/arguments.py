@@ -86,7 +86,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="weights in memory (default: auto)")
     parser.add_argument("--group-size", type=int, choices=GROUP_SIZES,
                         help=f"weights that share a scale, for int8 and int4 (default: {DEFAULT_GROUP_SIZE}; of GGUF files 32)")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a repository of the Hugging Face hub (default: main)")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a repository of the hub (default: main)")
     add_machine(parser)
 
 

@@ -19,7 +19,8 @@ void unpack_u4(const uint8_t* packed, uint8_t* out, size_t bytes) {
     }
 }
 
-// Rows x one panel, whose weights are one a byte, or packed as they are stored. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
+// Rows x one panel, whose weights are one a byte, or packed as they are stored. The integers of a group are exact; groups are added up in
+// float32, one chain for each element of c.
 template <class Dot, bool Packed, int Rows>
 void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   constexpr int kVectors = Tiling::kVectors;

@@ -181,8 +181,8 @@ Layout lay_out(const RaggedBatch& batch, const ModelConfig& c, int64_t panel, ui
     }
     const int64_t keys = std::max(cached, next), shadows = end - shadow_begin;
     if (c.attention_block > 0 && shadows > 0)
-      throw std::invalid_argument(entry("twins", shadow_begin) + ": expected -1 (rows of this model see blocks, and a shadow has none), found " +
-                                  std::to_string(batch.twins[shadow_begin]));
+      throw std::invalid_argument(entry("twins", shadow_begin) + ": expected -1 (rows of this model see blocks, and a shadow has none), " +
+                                  "found " + std::to_string(batch.twins[shadow_begin]));
     for (int64_t i = shadow_begin; i < end; ++i) {
       const int64_t twin = batch.twins[i], place = batch.places ? batch.places[i] : twin;
       if (twin < 0 || twin >= keys)
@@ -417,6 +417,8 @@ bool Model::load_integers(Tensor tensor, int64_t layer, int64_t row_begin, int64
   Team team(impl_->threads, {});
   return impl_->weights.load_integers(team, tensor, layer, row_begin, rows, values, scales, group, expert);
 }
+
+int64_t Model::columns(Tensor tensor, int64_t layer, int64_t expert) const { return impl_->weights.columns(tensor, layer, expert); }
 
 void Model::forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt) const {
   impl_->forward(batch, hidden, interrupt);

@@ -234,6 +234,11 @@ bool Weights::load_integers(Team& team, Tensor tensor, int64_t layer, int64_t be
   return m->load_integers(team, begin, rows, values, scales, group);
 }
 
+int64_t Weights::columns(Tensor tensor, int64_t layer, int64_t expert) {
+  if (const Linear* m = matrix(tensor, layer, expert)) return m->depth();
+  return tensor == Tensor::embedding ? config_.d_model : 1;
+}
+
 int64_t Weights::bytes() {
   int64_t total = 0;
   visit([&](const auto& array, int64_t) { total += array.size() * static_cast<int64_t>(sizeof(array[0])); });

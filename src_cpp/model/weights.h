@@ -54,6 +54,9 @@ struct Weights {
   bool load_integers(Team& team, Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const int8_t* values,
                      const float* scales, int group, int64_t expert);
 
+  // Of a row that is loaded: the width of a matrix, 1 of a vector.
+  int64_t columns(Tensor tensor, int64_t layer, int64_t expert);
+
   // x = the embedding of a token; a tied head serves both.
   void embed(int64_t token, float* x) const { tied ? head.row(token, x) : embedding.row(token, x); }
 

@@ -7,7 +7,7 @@
 
 namespace llada {
 
-// cos and sin of position * theta^(-2 i / head_dim), grown to the longest request seen.
+// cos and sin of position * theta^(-2 i / rotary_dim), grown to the longest request seen.
 class RopeTable {
  public:
   RopeTable(double theta, int64_t rotary_dim) : theta_(theta), half_(rotary_dim / 2) {}
