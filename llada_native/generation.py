@@ -13,6 +13,7 @@ from .decoding import Denoising
 from .fallback import ENGINE_FAILURES, checked_fallback, interruptible, report
 from .method import Method
 from .options import GenerationOptions, checked_seed, named
+from .pieces import HALF_A_CHARACTER
 from .progress import print_step
 from .prompts import encode_prompts, fixed_answers, infill_texts
 from .result import GenerationResult, IntArray, Step
@@ -20,7 +21,6 @@ from .result import GenerationResult, IntArray, Step
 if TYPE_CHECKING:
     from .model import LLaDAForCausalLM
 
-HALF_A_CHARACTER = "\ufffd"  # what bytes decode to that are no character yet
 
 
 class Generation:
@@ -53,17 +53,18 @@ class Generation:
                 raise ValueError(f"editor: {o.editor!r} tests a token by a mask in its place, but {model.config.architecture} predicts it "
                                  "in the row before, which has seen it; expected another editor")
 
-    def run(self, verbose: bool, callback: Callable[[Step], object] | None, fallback: str | None) -> GenerationResult:
+    def run(self, verbose: bool, callback: Callable[[Step], object] | None, fallback: str | None, drafts: bool = False) -> GenerationResult:
         """Generate, and when the engine fails start again with another backend, if that is wanted."""
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a function of a Step, found {callback!r}")
         checked_fallback(fallback)
         checks.boolean("verbose", verbose)
+        checks.boolean("drafts", drafts)
         if self.seed is None:
             self.seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]  # a second attempt draws the same numbers
         backend = self.model._backend
         while True:
-            run = self._denoising(backend)
+            run = self._denoising(backend, drafts)
             try:
                 return self._result(run, self._drive(run, verbose, callback))
             except ENGINE_FAILURES as e:
@@ -97,8 +98,11 @@ class Generation:
     def _denoising(self, backend: Backend, drafts: bool = False) -> Denoising:
         streams = random_streams(self.seed, len(self.prompts))
         canvases = [Canvas(*parts) for parts in zip(self.prompts, self.options, streams, self.answers, strict=True)]
-        return Denoising(backend, canvases, lambda answer: _notice(backend) + self._settled(answer),
-                         lambda answer: _notice(backend) + self._text(answer), self.model.max_tokens, drafts)
+        run = Denoising(backend, canvases, lambda answer: _notice(backend) + self._settled(answer),
+                        lambda answer: _notice(backend) + self._text(answer), self.model.max_tokens, drafts)
+        run.trace.end_ids, run.trace.gen_length, run.trace.method = self._ends, self.kept, self.options[0].title
+        run.trace.tokenizer = self.model.tokenizer
+        return run
 
     def _settled(self, answer: IntArray) -> str:
         """The text of an answer up to its first mask or end token."""
