@@ -31,6 +31,7 @@ from .library import get_include, get_library
 from .machine import cpu_info
 from .model import LLaDAForCausalLM, generate, generate_with_cpp_model
 from .options import GenerationOptions
+from .replay import save_html
 from .result import GenerationResult, Step
 from .selectors import Credit, EntropyBound, EntropyThreshold, Factor, Hierarchy, Klass, LocalLeap, Margin, Quota, Threshold
 from .tasks import InferTask, LLaDABatchedTask
@@ -91,4 +92,5 @@ __all__ = [
     "generate_with_cpp_model",
     "get_include",
     "get_library",
+    "save_html",
 ]

@@ -23,6 +23,7 @@ from .machine import available_memory, cpu_info
 from .method import BLOCK_CAUSAL_PRESETS, PRESETS
 from .model import DEMO, LLaDAForCausalLM
 from .progress import Bar
+from .replay import command as replay_command
 from .result import GenerationResult
 from .selectors import NAMES as SELECTORS
 from .windows import NAMES as CANVASES
@@ -33,6 +34,7 @@ examples:
   llada-native generate "Sort these numbers: 31, 7, 52, 12."
   llada-native generate --model path/to/LLaDA-8B-Instruct --gen-length 128 --block-length 32 "What is diffusion?"
   echo "What is 17 plus 25?" | llada-native generate --json
+  llada-native generate --trace run.trace "Tell me a story." && llada-native replay run.trace -o run.html
   llada-native info --model path/to/LLaDA-8B-Instruct
   llada-native convert path/to/LLaDA-8B-Instruct llada-8b-int4 --dtype int4
 
@@ -93,8 +95,10 @@ def _generate(a: argparse.Namespace) -> int:
     flags: dict[str, bool | str] = {"off": False, "on": True, "compat": "compat"}
     with _load(a) as model:
         result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose,
-                                logits_eos_inf=a.logits_eos_inf,
+                                logits_eos_inf=a.logits_eos_inf, drafts=a.drafts,
                                 confidence_eos_eot_inf=flags[a.confidence_eos_eot_inf], **options)
+    if a.trace is not None:
+        result.trace.save(a.trace)
     print(json.dumps(_as_json(prompts, result), ensure_ascii=False) if a.json else result)
     return EXIT_OK
 
@@ -271,6 +275,8 @@ def _parser() -> argparse.ArgumentParser:
                           help="reveal end tokens last; 'compat' is the reference's own reading")
     generate.add_argument("--seed", type=int, help="for temperature above 0 and random remasking")
     generate.add_argument("--no-chat", dest="chat", action="store_false", help="do not apply the chat template")
+    generate.add_argument("--trace", metavar="FILE", help="keep the record of the run, for 'replay'")
+    generate.add_argument("--drafts", action="store_true", help="the record keeps what was predicted and not written too")
     generate.add_argument("--verbose", action="store_true", help="print every step to stderr")
     generate.set_defaults(run=_generate)
 
@@ -286,6 +292,8 @@ def _parser() -> argparse.ArgumentParser:
     conversion.add_argument("out", metavar="OUT", help="folder to write")
     conversion.add_argument("--force", action="store_true", help="replace OUT when convert wrote it")
     conversion.set_defaults(run=_convert)
+
+    replay_command.add(commands)
 
     bench = commands.add_parser("bench", help="speed of LLaDA-8B's matrix products on this machine, per dtype")
     bench.add_argument("--rows", type=_row_count, nargs="+", default=[32, 160], metavar="N", help="rows of a forward (default: 32 160)")

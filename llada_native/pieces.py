@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from .result import IntArray
 
@@ -13,7 +14,8 @@ HALF_A_CHARACTER = "\ufffd"  # what bytes decode to that are no character yet
 LONGEST = 16  # tokens that are looked at together: an emoji of several code points, in bytes
 
 
-class Pieces(NamedTuple):
+@dataclass(frozen=True)
+class Pieces:
     """Texts of tokens.
 
     Attributes
@@ -25,9 +27,9 @@ class Pieces(NamedTuple):
         Neighbours that make a character only together.
     """
 
-    texts: dict[int, str] = {}
+    texts: dict[int, str] = field(default_factory=dict)
     special: frozenset[int] = frozenset()
-    joined: dict[tuple[int, ...], str] = {}
+    joined: dict[tuple[int, ...], str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, tokens: Iterable[int], canvases: Iterable[IntArray]) -> Pieces:
@@ -56,7 +58,8 @@ class Pieces(NamedTuple):
         return found
 
     def as_json(self) -> dict[str, Any]:
-        return {"texts": list(self.texts.items()), "special": sorted(self.special), "joined": [[list(k), v] for k, v in self.joined.items()]}
+        return {"texts": list(self.texts.items()), "special": sorted(self.special),
+                "joined": [[list(ids), text] for ids, text in self.joined.items()]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Pieces:

@@ -6,8 +6,8 @@ import hashlib
 import html
 import json
 from collections.abc import Sequence
-from importlib import resources
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from .. import checks
@@ -91,8 +91,7 @@ def _requests(wanted: Sequence[int] | None, trace: Trace) -> list[int]:
 
 def _assembled(data: dict[str, Any]) -> str:
     """Script, style and data in one file. The policy names the script and the style by their hashes and allows nothing else."""
-    here = resources.files(__name__)
-    shell, style, script = ((here / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    shell, style, script = ((Path(__file__).parent / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     # In a data block only "<" could end it or begin a comment; escaped it is the same text to JSON.
     told = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"

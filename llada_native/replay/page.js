@@ -1,7 +1,7 @@
 "use strict";
 (() => {
 const REVEAL = 0, EDIT = 1, REVOKE = 2, FILL = 3;
-const LEVELS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_";
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_";
 const PARTS_OF_ONE = 1000;
 const SHORTEST_PLAY = 8;  // seconds that the first choice of speed should take, at most
 // From early to late: lightness rises all the way, blue to yellow, so that it is told apart without red and green.
@@ -56,8 +56,14 @@ const letters = (text) => [...text].length;
 const CONTINUES = /[\p{L}\p{M}\p{N}_'\u2019]$/u, GOES_ON = /^[\p{L}\p{M}\p{N}_'\u2019]/u;
 const BREAKS_ANYWHERE = /[\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}]/u;
 const TALLEST_RASTER = 384;  // pixels, as long as every position has one
-const SHORT_PROMPT = 280;  // characters that are shown without being asked for
+const LONGEST_PREVIEW = 200;  // characters of a prompt
 const LONGEST_WORD = 12;  // cells that are kept on a line
+
+/** Numbers of so many digits each, two by two. */
+function pairs(text, width) {
+  const read = (at) => [...text.slice(at, at + width)].reduce((sum, digit) => sum * DIGITS.length + DIGITS.indexOf(digit), 0);
+  return Array.from({length: text.length / width / 2}, (_, i) => [read(2 * i * width), read((2 * i + 1) * width)]);
+}
 
 // ---- one prompt of a run: what stands in every cell after every pass
 
@@ -75,6 +81,7 @@ class Story {
       const [step, cell, kind, token, share] = told.writes.slice(i, i + 5);
       this.events[cell].push({step: step + 1, kind, token, confidence: share < 0 ? null : this.value(share / PARTS_OF_ONE)});
     }
+    this.guesses = told.guesses && told.guesses.map((known) => known.length && [known[0], known[1], pairs(known[2], told.width)]);
   }
   value(share) {
     const [low, high] = this.run.range;
@@ -108,13 +115,12 @@ class Story {
   }
   /** What a pass, counted from 0, predicted in a cell. */
   guess(cell, pass) {
-    const known = this.told.guesses && this.told.guesses[cell];
-    if (!known || !known.length) return null;
+    const known = this.guesses && this.guesses[cell];
+    if (!known) return null;
     const [first, levels, changes] = known, level = levels[pass - first];
     if (level === undefined || level === " ") return null;
-    let token = changes[1];
-    for (let i = 0; i < changes.length && changes[i] <= pass; i += 2) token = changes[i + 1];
-    return {token, confidence: this.value(LEVELS.indexOf(level) / (LEVELS.length - 1))};
+    const token = changes.findLast(([step]) => step <= pass)[1];
+    return {token, confidence: this.value(DIGITS.indexOf(level) / (DIGITS.length - 1))};
   }
   text(token) {
     return this.run.tokens[token];
@@ -192,7 +198,8 @@ class Pane {
     }
     this.at(".prompt p").replaceChildren(...nodes);
     this.at(".prompt").hidden = !prompt.length;
-    this.at(".prompt").open = this.at(".prompt p").textContent.length <= SHORT_PROMPT;
+    const told = nodes.filter((node) => !node.className).map((node) => node.textContent);
+    this.at(".prompt bdi").textContent = told.join("").replace(/\s+/g, " ").slice(0, LONGEST_PREVIEW);
   }
   cells() {
     const {story} = this, joined = new Map();

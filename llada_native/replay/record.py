@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ..result import IntArray
 from ..trace import Draft, Growth, Trace, Write
 
-# Confidence of predictions that were not written, a character each: precise enough for a curve, and a byte a prediction.
-LEVELS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
+# Predictions that were not written are most of a page, so they are digits in strings: a confidence is one, precise enough for a curve, and
+# a pass or a token so many as the largest takes.
+DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
 NO_GUESS = " "
 PARTS_OF_ONE = 1000  # confidence of a written token
 
@@ -71,12 +72,12 @@ class _Request:
         self.number(trace.mask_id)
         self.forwards = [f for f, forward in enumerate(trace.forwards) if any(took.request == request for took in forward.passes)]
         self.drafts = drafts and any(r == request for forward in trace.forwards for r, _ in forward.drafts)
-        self.first = min([trace.prompt_lengths[request], *(e.positions.min() for _, e in self._events() if isinstance(e, Write))])
+        self.first: int = min([trace.prompt_lengths[request], *(int(e.positions.min()) for _, e in self._events() if isinstance(e, Write))])
         self.places, self.born = self._places()
 
     def told(self) -> dict[str, Any]:
         start, last = self.trace.canvas(self.request, -1), self.trace.canvas(self.request, len(self.trace) - 1)
-        given = np.flatnonzero(start[self.first:] != self.trace.mask_id) + self.first
+        given = (np.flatnonzero(start[self.first:] != self.trace.mask_id) + self.first).tolist()
         took = [next(t for t in self.trace.forwards[f].passes if t.request == self.request) for f in self.forwards]
         prompt = start[:self.first].tolist()
         pieces = self.trace.pieces
@@ -92,7 +93,7 @@ class _Request:
             "blocks": [x for step, t in enumerate(took) for x in (self._cells(step, t.begin), self._cells(step, t.end - 1) + 1)],
             "unsettled": self._unsettled(),
             "writes": [x for step, e in self._events() if isinstance(e, Write) for x in self._write(step, e)],
-            "guesses": self._guesses() if self.drafts else None,
+            **self._guessed(),
             "joined": pieces.groups(last[self.first:].tolist()),
         }
 
@@ -133,35 +134,47 @@ class _Request:
                 for x in (step, self._cells(step, position), event.kind, self.number(token),
                           -1 if np.isnan(confidence) else round(PARTS_OF_ONE * self._share(confidence)))]
 
-    def _guesses(self) -> list[Any]:
-        """For each cell: the first pass that looked at it, the confidence of this and every later pass, and where the guess changed, to what.
+    def _guessed(self) -> dict[str, Any]:
+        """For each cell the first pass that looked at it, the confidence in this and every later pass, and where the guess changed to what.
 
-        Empty where nobody looked.
+        Empty where none looked.
         """
         found: dict[int, list[tuple[int, int, float]]] = {}
         for step, draft in self._drafts():
             for position, token, confidence in zip(draft.positions.tolist(), draft.tokens.tolist(), draft.confidence.tolist(), strict=True):
                 found.setdefault(self._cells(step, position), []).append((step, self.number(token), confidence))
-        return [self._told(found.get(cell, [])) for cell in range(len(self.born) - self.first)]
+        width = _width(max((number for looks in found.values() for step, token, _ in looks for number in (step, token)), default=0))
+        cells = len(self.born) - self.first
+        return {"width": width, "guesses": [self._told(found.get(cell, []), width) for cell in range(cells)] if self.drafts else None}
 
     def _drafts(self) -> Iterable[tuple[int, Draft]]:
         return ((step, d) for step, f in enumerate(self.forwards) for r, d in self.trace.forwards[f].drafts if r == self.request)
 
-    def _told(self, looks: Sequence[tuple[int, int, float]]) -> list[Any]:
+    def _told(self, looks: Sequence[tuple[int, int, float]], width: int) -> list[Any]:
         if not looks:
             return []
-        first = looks[0][0]
+        first, before = looks[0][0], None
         levels = [NO_GUESS] * (looks[-1][0] - first + 1)
-        changes: list[int] = []
+        changes = []
         for step, token, confidence in looks:
-            levels[step - first] = LEVELS[round(self._share(confidence) * (len(LEVELS) - 1))]
-            if not changes or changes[-1] != token:
-                changes += [step, token]
-        return [first, "".join(levels), changes]
+            levels[step - first] = DIGITS[round(self._share(confidence) * (len(DIGITS) - 1))]
+            if token != before:
+                changes += [_digits(step, width), _digits(token, width)]
+            before = token
+        return [first, "".join(levels), "".join(changes)]
 
     def _share(self, confidence: float) -> float:
         """Between the lowest and the highest of the run."""
         return min(1.0, max(0.0, (float(confidence) - self.low) / (self.high - self.low)))
+
+
+def _width(largest: int) -> int:
+    """Digits that a number takes."""
+    return 1 if largest < len(DIGITS) else 1 + _width(largest // len(DIGITS))
+
+
+def _digits(number: int, width: int) -> str:
+    return "".join(DIGITS[number // len(DIGITS) ** place % len(DIGITS)] for place in reversed(range(width)))
 
 
 def _range(trace: Trace, drafts: bool) -> tuple[float, float]:
