@@ -40,7 +40,7 @@ class Browser:
         What the page said: ("error", text) for console.error, exceptions, refused resources and breaches of its security policy, and
         likewise for "warning", "log" and so on.
     requests : list of str
-        Addresses that it asked for.
+        Addresses that it asked for, without those that its own security policy held back.
     dialogs : list of str
         Texts of alert, confirm and prompt, which are dismissed.
     """
@@ -49,6 +49,7 @@ class Browser:
         self.messages: list[tuple[str, str]] = []
         self.requests: list[str] = []
         self.dialogs: list[str] = []
+        self._asked: dict[str, str] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         self._left, self._number = b"", 0
         (theirs, self._to), (self._from, back) = self._pipe(), self._pipe()
@@ -198,7 +199,10 @@ class Browser:
         elif event == "Log.entryAdded":
             self.messages.append((found["entry"]["level"], f"{found['entry']['text']} {found['entry'].get('url', '')}"))
         elif event == "Network.requestWillBeSent":
+            self._asked[found["requestId"]] = found["request"]["url"]
             self.requests.append(found["request"]["url"])
+        elif event == "Network.loadingFailed" and found.get("blockedReason") == "csp":
+            self.requests.remove(self._asked[found["requestId"]])
         elif event == "Network.webSocketCreated":
             self.requests.append(found["url"])
         elif event == "Page.javascriptDialogOpening":

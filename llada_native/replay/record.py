@@ -72,7 +72,8 @@ class _Request:
         self.number(trace.mask_id)
         self.forwards = [f for f, forward in enumerate(trace.forwards) if any(took.request == request for took in forward.passes)]
         self.drafts = drafts and any(r == request for forward in trace.forwards for r, _ in forward.drafts)
-        self.first: int = min([trace.prompt_lengths[request], *(int(e.positions.min()) for _, e in self._events() if isinstance(e, Write))])
+        written = (p for _, e in self._events() if isinstance(e, Write) for p in e.positions.tolist())
+        self.first: int = min([trace.prompt_lengths[request], *written])  # a prompt may hold masks, which are filled too
         self.places, self.born = self._places()
 
     def told(self) -> dict[str, Any]:
