@@ -13,10 +13,10 @@ from .decoding import Denoising
 from .fallback import ENGINE_FAILURES, checked_fallback, interruptible, report
 from .method import Method
 from .options import GenerationOptions, checked_seed, named
-from .pieces import HALF_A_CHARACTER
 from .progress import print_step
 from .prompts import encode_prompts, fixed_answers, infill_texts
 from .result import GenerationResult, IntArray, Step
+from .tokenizer import HALF_A_CHARACTER
 
 if TYPE_CHECKING:
     from .model import LLaDAForCausalLM

@@ -3,14 +3,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .result import IntArray
+from .tokenizer import HALF_A_CHARACTER, Tokenizer
 
-if TYPE_CHECKING:
-    from .tokenizer import Tokenizer
-
-HALF_A_CHARACTER = "\ufffd"  # what bytes decode to that are no character yet
 LONGEST = 16  # tokens that are looked at together: an emoji of several code points, in bytes
 
 

@@ -20,6 +20,7 @@ Message = Mapping[str, str]
 # Stands for a special token's text inside user content while the template is rendered. From a private-use area: cannot be typed by
 # accident, and special tokens never contain it.
 SHIELD = "\U000f1ada{}\U000f1adb"
+HALF_A_CHARACTER = "\ufffd"  # what bytes decode to that are no character yet
 
 
 class Tokenizer:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from .denoiser import NO_TOKENS, NOWHERE, UNKNOWN, Prediction
 from .pieces import Pieces
 from .result import IntArray
-
-if TYPE_CHECKING:
-    from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer
 
 # What a write is: a mask that became a token, a token that became another, one that became a mask again, a mask that nobody chose a
 # token for.

@@ -12,7 +12,7 @@ from browser import Browser, needs_chromium
 
 from llada_native import Trace, replay
 from llada_native.pieces import Pieces
-from llada_native.trace import REVEAL, Forward, Took, Write
+from llada_native.trace import REVEAL, Draft, Forward, Took, Write
 
 pytestmark = needs_chromium
 PROMPT = "Write a short story about a fox."
@@ -22,15 +22,16 @@ INK = ("[...document.querySelectorAll('main *, header *, footer *')].filter((e) 
        "e.textContent.trim() && !e.closest('svg, option, .mask, .cell.after, kbd')).map((e) => [e.className || e.tagName, "
        "getComputedStyle(e).color, (function up(n) { const c = getComputedStyle(n).backgroundColor; "
        "return c === 'rgba(0, 0, 0, 0)' && n.parentElement ? up(n.parentElement) : c; })(e), getComputedStyle(e).fontSize])")
+MARKUP = "document.querySelectorAll('script, style, img, svg[onload], iframe, base, link, form, a, template, math').length"
 # What a prompt or an answer may try: every one would show itself by `bad`, a dialog, an element or a request.
 HOSTILE = [
     "<script>bad = 1</script>", "</script><script>bad = 1</script>", "<img src=x onerror='bad = 1'>", "<svg onload='bad = 1'>",
-    "\"><iframe srcdoc=\"<script>parent.bad = 1</script>\">", "' onmouseover='bad = 1' x='", "javascript:bad=1", "<!--", "--><script>bad=1//",
-    "]]><script>bad=1</script>", "{{constructor.constructor('bad=1')()}}", "${bad = 1}", "<style>*{display:none}</style>", "</style>",
+    "\"><iframe srcdoc=\"<script>parent.bad = 1</script>\">", "' onmouseover='bad = 1' x='", "javascript:bad=1", "<!--",
+    "--><script>bad=1//", "]]><script>bad=1</script>", "{{constructor.constructor('bad=1')()}}", "${bad = 1}", "<style>*{display:none}</style>", "</style>",
     "<base href='http://example.org'>", "<link rel=stylesheet href=http://example.org/x.css>", "<meta http-equiv=refresh content=0>",
-    "&lt;script&gt;bad=1&lt;/script&gt;", "\\u003cscript\\u003ebad=1\\u003c/script\\u003e", "\x00<script>bad=1</script>", "\u2028bad=1\u2029",
-    "\u202egnp.exe\u202c", "\u2067\u202b<b>\u2069", "\ud800", "\udfff<script>bad=1</script>", "\ufeff", "a\u0301\u0302\u0303", "\u0301", "\t", "\n",
-    "\r\n", " ", "שלום", "مرحبا", "👩\u200d👩\u200d👧", "<a href=http://example.org>x</a>", "<form action=http://example.org><button>x",
+    "&lt;script&gt;bad=1&lt;/script&gt;", "\\u003cscript\\u003ebad=1\\u003c/script\\u003e", "\x00<script>bad=1</script>",
+    "\u2028bad=1\u2029", "\u202egnp.exe\u202c", "\u2067\u202b<b>\u2069", "\ud800", "\udfff<script>bad=1</script>", "\ufeff", "a\u0301\u0302\u0303",
+    "\u0301", "\t", "\n", "\r\n", " ", "שלום", "مرحبا", "👩\u200d👩\u200d👧", "<a href=http://example.org>x</a>", "<form action=http://example.org><button>x",
     "__proto__", "constructor", "<template><script>bad=1</script></template>", "<math><mtext></mtext><script>bad=1</script>",
 ]
 
@@ -106,7 +107,8 @@ def test_states_differ_by_more_than_colour(opened, story):
 
 def test_keyboard(opened, story):
     page = opened(story)
-    for key, step in (("Home", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 64), ("ArrowRight", 64), ("ArrowLeft", 63)):
+    for key, step in (("Home", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 64), ("ArrowRight", 64),
+                      ("ArrowLeft", 63)):
         page.press(key)
         assert page.evaluate(STEP) == step
     page.press("h")
@@ -160,7 +162,8 @@ def test_a_token_on_click(opened, story):
     assert f"position {cell + 1} of 64" in text
     [write] = [w for w in trace.writes if w["position"] - story.prompt_lengths[0] == cell]
     assert f"written, pass {write['forward'] + 1}" in text and f"{write['confidence']:.3f}" in text
-    rows = page.evaluate("[...document.querySelectorAll('.token table:last-of-type tr')].map((r) => [...r.cells].map((c) => c.textContent))")
+    rows = page.evaluate("[...document.querySelectorAll('.token table:last-of-type tr')]"
+                         ".map((row) => [...row.cells].map((c) => c.textContent))")
     counts = sorted((len(seen) for seen in rivals[cell].values()), reverse=True)[:8]
     assert [int(row[1].split()[0]) for row in rows] == counts
     for row in rows:
@@ -233,8 +236,9 @@ def test_two_runs_share_a_clock(opened, story, fast):
     moments = sorted({0.0, *(round(float(s), 4) for out in (story, fast) for s in out.trace.seconds)})
     for index in (0, 3, len(moments) // 2, len(moments) - 1):
         scrub(page, index)
-        wanted = [int(np.count_nonzero(out.trace.answer(0, int((out.trace.seconds.round(4) <= moments[index]).sum()) - 1) == out.trace.mask_id))
-                  for out in (story, fast)]
+        done = [int((out.trace.seconds.round(4) <= moments[index]).sum()) for out in (story, fast)]
+        wanted = [int(np.count_nonzero(out.trace.answer(0, passes - 1) == out.trace.mask_id))
+                  for out, passes in zip((story, fast), done, strict=True)]
         assert page.evaluate(left) == wanted
     page.click("#clock")
     scrub(page, 20)
@@ -319,7 +323,6 @@ def hostile_run():
     trace = Trace([np.r_[np.arange(n), np.full(n, mask)].astype(np.int32)], [n], mask)
     trace._pieces = Pieces({**dict(enumerate(HOSTILE)), mask: "<|mask|>"}, frozenset({mask, 3}), {(5, 6): HOSTILE[2]})
     trace.end_ids, trace.method = [n - 1], HOSTILE[1]
-    from llada_native.trace import Draft
     for step in range(n):
         open_ = np.arange(n + step, 2 * n, dtype=np.int32)
         trace.forwards.append(Forward([Took(0, 2 * n, len(open_), True, n, 2 * n)], [
@@ -342,8 +345,7 @@ def test_nothing_of_a_text_is_run(opened, browser, tmp_path, notebook, demo):
         browser.requests.clear()
         return
     page = opened(trace, names=[name])
-    before = page.evaluate("document.querySelectorAll('script, style, img, svg[onload], iframe, base, link, form, a, template, math').length")
-    assert before == 4, "its two scripts, its style and its template"
+    assert page.evaluate(MARKUP) == 4, "its two scripts, its style and its template"
     for step in (0, len(HOSTILE) // 2, len(HOSTILE)):
         scrub(page, step)
         page.press("g")
@@ -351,7 +353,7 @@ def test_nothing_of_a_text_is_run(opened, browser, tmp_path, notebook, demo):
         for cell in range(len(HOSTILE)):
             page.evaluate(f"document.querySelectorAll('.text .cell')[{cell}].click()")
         assert page.evaluate("typeof bad === 'undefined'")
-        assert page.evaluate("document.querySelectorAll('script, style, img, svg[onload], iframe, base, link, form, a, template, math').length") == 4
+        assert page.evaluate(MARKUP) == 4
     assert page.evaluate("document.title").startswith("Replay")
     assert page.evaluate("document.querySelectorAll('.text [style*=\"display\"], .text script').length") == 0
     page.click("#show-text")
@@ -362,9 +364,9 @@ def test_what_has_no_shape_gets_one(opened):
     page = opened(hostile_run())
     texts = dict(zip(HOSTILE, page.evaluate(TEXTS), strict=True))
     assert texts["\x00<script>bad=1</script>"] == "␀<script>bad=1</script>"
-    assert texts["\u202egnp.exe\u202c"] == "‹202E›gnp.exe‹202C›" and texts["\ud800"] == "\ufffd"
+    assert texts["\u202egnp.exe\u202c"] == "\u2039202E\u203agnp.exe\u2039202C\u203a" and texts["\ud800"] == "\ufffd"
     assert texts["\n"] == texts["\r\n"] == "↵" and texts["\t"] == "⇥" and texts[" "] == "␣" and texts["\u0301"] == "◌\u0301"
-    assert texts["👩\u200d👩\u200d👧"] == "👩\u200d👩\u200d👧" and texts["שלום"] == "שלום" and texts["\ufeff"] == "‹FEFF›"
+    assert texts["👩\u200d👩\u200d👧"] == "👩\u200d👩\u200d👧" and texts["שלום"] == "שלום" and texts["\ufeff"] == "\u2039FEFF\u203a"
     spots = page.evaluate("[...document.querySelectorAll('.text .cell')].map((c) => c.getBoundingClientRect()).map((b) => [b.top, b.left])")
     assert spots == sorted(spots), "text from right to left stays in its cell"
 
