@@ -25,14 +25,17 @@ INK = ("[...document.querySelectorAll('main *, header *, footer *')].filter((e) 
 MARKUP = "document.querySelectorAll('script, style, img, svg[onload], iframe, base, link, form, a, template, math').length"
 # What a prompt or an answer may try: every one would show itself by `bad`, a dialog, an element or a request.
 HOSTILE = [
-    "<script>bad = 1</script>", "</script><script>bad = 1</script>", "<img src=x onerror='bad = 1'>", "<svg onload='bad = 1'>",
-    "\"><iframe srcdoc=\"<script>parent.bad = 1</script>\">", "' onmouseover='bad = 1' x='", "javascript:bad=1", "<!--",
-    "--><script>bad=1//", "]]><script>bad=1</script>", "{{constructor.constructor('bad=1')()}}", "${bad = 1}", "<style>*{display:none}</style>", "</style>",
-    "<base href='http://example.org'>", "<link rel=stylesheet href=http://example.org/x.css>", "<meta http-equiv=refresh content=0>",
-    "&lt;script&gt;bad=1&lt;/script&gt;", "\\u003cscript\\u003ebad=1\\u003c/script\\u003e", "\x00<script>bad=1</script>",
-    "\u2028bad=1\u2029", "\u202egnp.exe\u202c", "\u2067\u202b<b>\u2069", "\ud800", "\udfff<script>bad=1</script>", "\ufeff", "a\u0301\u0302\u0303",
-    "\u0301", "\t", "\n", "\r\n", " ", "שלום", "مرحبا", "👩\u200d👩\u200d👧", "<a href=http://example.org>x</a>", "<form action=http://example.org><button>x",
-    "__proto__", "constructor", "<template><script>bad=1</script></template>", "<math><mtext></mtext><script>bad=1</script>",
+    "<script>bad = 1</script>", "</script><script>bad = 1</script>", "<img src=x onerror='bad = 1'>",
+    "<svg onload='bad = 1'>", "\"><iframe srcdoc=\"<script>parent.bad = 1</script>\">", "' onmouseover='bad = 1' x='",
+    "javascript:bad=1", "<!--", "--><script>bad=1//", "]]><script>bad=1</script>",
+    "{{constructor.constructor('bad=1')()}}", "${bad = 1}", "<style>*{display:none}</style>", "</style>",
+    "<base href='http://example.org'>", "<link rel=stylesheet href=http://example.org/x.css>",
+    "<meta http-equiv=refresh content=0>", "&lt;script&gt;bad=1&lt;/script&gt;",
+    "\\u003cscript\\u003ebad=1\\u003c/script\\u003e", "\x00<script>bad=1</script>", "\u2028bad=1\u2029",
+    "\u202egnp.exe\u202c", "\u2067\u202b<b>\u2069", "\ud800", "\udfff<script>bad=1</script>", "\ufeff",
+    "a\u0301\u0302\u0303", "\u0301", "\t", "\n", "\r\n", " ", "שלום", "مرحبا", "👩\u200d👩\u200d👧",
+    "<a href=http://example.org>x</a>", "<form action=http://example.org><button>x", "__proto__", "constructor",
+    "<template><script>bad=1</script></template>", "<math><mtext></mtext><script>bad=1</script>",
 ]
 
 

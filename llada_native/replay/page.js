@@ -5,7 +5,7 @@ const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_
 const PARTS_OF_ONE = 1000;
 const SHORTEST_PLAY = 8;  // seconds that the first choice of speed should take, at most
 // From early to late: lightness rises all the way, blue to yellow, so that it is told apart without red and green.
-const RAMP = ["#1b2a5c", "#2f5a8c", "#3f8c91", "#8cb974", "#f3e25e"];
+const RAMP = ["#2b3f86", "#35699b", "#459a99", "#93c47d", "#f5e663"];
 
 const $ = (id) => document.getElementById(id);
 const make = (tag, name, text) => {
@@ -55,7 +55,7 @@ function visible(text) {
 const letters = (text) => [...text].length;
 const CONTINUES = /[\p{L}\p{M}\p{N}_'\u2019]$/u, GOES_ON = /^[\p{L}\p{M}\p{N}_'\u2019]/u;
 const BREAKS_ANYWHERE = /[\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}]/u;
-const TALLEST_RASTER = 384;  // pixels, as long as every position has one
+const TALLEST_RASTER = 512;  // pixels, as long as every position has one
 const LONGEST_PREVIEW = 200;  // characters of a prompt
 const LONGEST_WORD = 12;  // cells that are kept on a line
 
@@ -314,7 +314,7 @@ class Pane {
     const {story} = this, canvas = this.at("canvas"), width = this.at(".plot").clientWidth, cells = story.told.cells;
     if (!width || !cells) return;
     const scale = window.devicePixelRatio || 1, ticks = 9;
-    const height = ticks + cells * Math.max(1, Math.min(8, Math.floor(TALLEST_RASTER / cells)));
+    const height = ticks + cells * Math.max(1, Math.min(6, Math.floor(TALLEST_RASTER / cells)));
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
     canvas.style.height = `${height}px`;
