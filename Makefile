@@ -42,7 +42,7 @@ asan:
 	LLADA_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g" \
 	  $(PYTHON) setup.py build_clib --build-temp build/asan --build-clib build/asan \
 	  build_ext --build-temp build/asan --build-lib build/asan/lib
-	cp -r llada_native/*.py llada_native/cli llada_native/demo include build/asan/lib/llada_native/
+	cp -r llada_native/*.py llada_native/cli llada_native/demo llada_native/replay include build/asan/lib/llada_native/
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/asan/lib $(PYTHON) -m pytest --import-mode=importlib -m "not slow and not resident" \
 	  tests/test_kernels.py tests/test_quantized.py tests/test_packed.py \

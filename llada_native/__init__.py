@@ -34,6 +34,7 @@ from .live import LiveView
 from .machine import cpu_info
 from .model import LLaDAForCausalLM, generate, generate_with_cpp_model
 from .options import GenerationOptions
+from .replay import save_html
 from .result import GenerationResult, Step
 from .selectors import Credit, EntropyBound, EntropyThreshold, Factor, Hierarchy, Klass, LocalLeap, Margin, Quota, Threshold
 from .streamers import Streamer, TextStreamer
@@ -100,4 +101,5 @@ __all__ = [
     "generate_with_cpp_model",
     "get_include",
     "get_library",
+    "save_html",
 ]

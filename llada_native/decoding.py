@@ -11,7 +11,7 @@ from .carry import Carry
 from .course import Course
 from .denoiser import Denoiser, Pass, Prediction
 from .result import Decode, IntArray, Step
-from .trace import Forward, Trace
+from .trace import Draft, Forward, Took, Trace
 
 logger = logging.getLogger("llada_native")
 
@@ -28,7 +28,7 @@ class Denoising:
     longest : int
         Positions that a prompt and its answer may have together.
     drafts : bool
-        Whether steps carry what they would have put in the place of masks.
+        Whether steps carry, and the trace keeps, what passes would have put in the place of masks.
     carry : Carry, optional
         Keys and values that the one canvas takes over, and leaves.
     """
@@ -67,14 +67,16 @@ class Denoising:
         drafts = self._drafts(dict(zip(active, predictions, strict=True))) if self.drafts else None
         forward = Forward()
         for (i, part), course, commit in zip(active.items(), courses, commits, strict=True):
-            length = len(course.canvas.ids)
+            length, begin, end = len(course.canvas.ids), course.begin, course.end
             course.commit(commit)
             computed = length if part.computed is None else len(part.computed)
             halves = 2 if course.canvas.rule.guided else 1
-            forward.passes.append((i, halves * (computed + len(part.twins)), len(part.open), part.rows is None))
+            forward.passes.append(Took(i, halves * (computed + len(part.twins)), len(part.open), part.rows is None, begin, end))
             forward.events += [(i, event) for event in course.events]
             if course.method.editor.edits:
                 forward.unsettled[i] = course.unsettled
+        if self.drafts:
+            forward.drafts = [(i, Draft.of(found)) for i, found in zip(active, predictions, strict=True)]
         forward.seconds = self.seconds
         self.trace.forwards.append(forward)
         blocks = [course.method.canvas.count(course.canvas) for course in self.courses]

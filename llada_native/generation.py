@@ -64,12 +64,13 @@ class Generation:
                                  "in the row before, which has seen it; expected another editor")
 
     def run(self, verbose: bool, callback: Callable[[Step], object] | None, fallback: str | None, live: bool | LiveView = False,
-            streamer: Any = None) -> GenerationResult:
+            streamer: Any = None, drafts: bool = False) -> GenerationResult:
         """Generate, and when the engine fails start again with another backend, if that is wanted."""
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a function of a Step, found {callback!r}")
         checked_fallback(fallback)
         checks.boolean("verbose", verbose)
+        checks.boolean("drafts", drafts)
         view = live if isinstance(live, LiveView) else LiveView() if checks.boolean("live", live) else None
         if view is not None and verbose:
             raise ValueError("live: writes to stderr as verbose=True does; expected one of the two")
@@ -82,7 +83,7 @@ class Generation:
             self.seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]  # a second attempt draws the same numbers
         backend = self.model._backend
         while True:
-            run = self._denoising(backend, feed is not None and feed.drafts)
+            run = self._denoising(backend, drafts or (feed is not None and feed.drafts))
             try:
                 return self._result(run, self._drive(run, verbose, callback, view, feed))
             except ENGINE_FAILURES as e:
@@ -127,9 +128,12 @@ class Generation:
     def _denoising(self, backend: Backend, drafts: bool = False) -> Denoising:
         streams = random_streams(self.seed, len(self.prompts))
         canvases = [Canvas(*parts) for parts in zip(self.prompts, self.options, streams, self.answers, strict=True)]
-        return Denoising(backend, canvases, lambda answer: _notice(backend) + self._settled(answer),
-                         lambda answer: _notice(backend) + self._text(answer), self.model.max_tokens, drafts,
-                         self.carry if backend is self.model._backend else None)
+        run = Denoising(backend, canvases, lambda answer: _notice(backend) + self._settled(answer),
+                        lambda answer: _notice(backend) + self._text(answer), self.model.max_tokens, drafts,
+                        self.carry if backend is self.model._backend else None)
+        run.trace.end_ids, run.trace.gen_length, run.trace.method = self._ends, self.kept, self.options[0].title
+        run.trace.tokenizer = self.model.tokenizer
+        return run
 
     def _settled(self, answer: IntArray) -> str:
         """The text of an answer up to its first mask or end token."""

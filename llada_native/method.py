@@ -70,6 +70,15 @@ class Method:
                 raise ValueError(f"{option}: expected to want some of {', '.join(WANTS)}, found {found}")
         return cls(selector, cache, canvas, editor, checks.boolean("early_stop", given.get("early_stop", False)))
 
+    def __str__(self) -> str:
+        """Its parts that are not the reference sampler's, as options name them."""
+        parts = [(name, specs.spell(value, kinds)) for name, value, kinds in (
+            ("selector", self.selector, SELECTORS), ("cache", self.cache, CACHES), ("canvas", self.canvas, CANVASES),
+            ("editor", self.editor, EDITORS))]
+        implied = (specs.spell(self.editor.drafts or Quota(), SELECTORS), "none", "blocks", "none")  # some editors bring a selector
+        named = [f"{name} {text}" for (name, text), without in zip(parts, implied, strict=True) if text != without]
+        return ", ".join([*named, *(["early stop"] if self.early_stop else [])])
+
     @property
     def wants(self) -> frozenset[str]:
         """The statistics of a `Prediction` that its parts read."""

@@ -209,7 +209,8 @@ class LLaDAForCausalLM:
                  verbose: bool = False, topp_: float | None = None, topk_: int | None = None, *, attention_mask: Any = None,
                  chat: bool | str = "auto", seed: int | Sequence[int] | None = None, constraints: Any = None,
                  callback: Callable[[Step], object] | None = None, fallback: str | None = None, live: bool | LiveView = False,
-                 streamer: Streamer | None = None, carry: Carry | None = None, **options: Any) -> GenerationResult:
+                 streamer: Streamer | None = None, carry: Carry | None = None, drafts: bool = False,
+                 **options: Any) -> GenerationResult:
         """Answer prompts.
 
         Parameters
@@ -240,6 +241,9 @@ class LLaDAForCausalLM:
             Is told of the one answer while it is made (see `Streamer`); `TextStreamer` prints it.
         carry : Carry, optional
             Keys and values that this generation takes over from an earlier one, and leaves to the next; of block-causal models.
+        drafts : bool
+            ``result.trace`` keeps what every pass predicted for the masks it looked at, written or not: 12 bytes a prediction. Pages of
+            `GenerationResult.save_html` then show a token's rivals and the guesses that were thrown away.
         **options
             The other attributes of `GenerationOptions`, and the names without underscore: temperature, top_p, top_k,
             repetition_penalty, suppress_tokens, eos_id, eot_id.
@@ -262,7 +266,7 @@ class LLaDAForCausalLM:
                  "confidence_eos_eot_inf": confidence_eos_eot_inf, "topp_": topp_, "topk_": topk_}
         options.update({name: value for name, value in named.items() if value is not None})
         return prepared(self, prompts, attention_mask, chat, seed, constraints, options, carry).run(verbose, callback, fallback, live,
-                                                                                                   streamer)
+                                                                                                   streamer, drafts)
 
     def generate_with_cpp_model(self, *args: Any, fallback: str | None = "reference", **arguments: Any) -> GenerationResult:
         """`generate`, which by default goes on with the NumPy reference when the C++ engine fails.
@@ -290,7 +294,8 @@ class LLaDAForCausalLM:
         Parameters
         ----------
         drafts : bool
-            Steps carry what they predicted for the masks that they did not write, in ``step.drafts`` and ``step.draft_text``.
+            Steps carry what they predicted for the masks that they did not write, in ``step.drafts`` and ``step.draft_text``, and
+            ``step.trace`` keeps it.
         """
         for name in ("callback", "verbose", "live", "streamer", "fallback"):
             if name in options:
@@ -299,7 +304,8 @@ class LLaDAForCausalLM:
 
     def infill(self, texts: Any, *, prompt: Any = None, max_steps: int | None = None, chat: bool | str = "auto",
                seed: int | Sequence[int] | None = None, verbose: bool = False, callback: Callable[[Step], object] | None = None,
-               fallback: str | None = None, live: bool | LiveView = False, **options: Any) -> GenerationResult:
+               fallback: str | None = None, live: bool | LiveView = False, drafts: bool = False,
+               **options: Any) -> GenerationResult:
         """Fill the masks of a text; what is given never changes.
 
         Parameters
@@ -325,7 +331,7 @@ class LLaDAForCausalLM:
             A text has no mask, an argument is unknown, of the wrong type or out of range.
         """
         given = options if max_steps is None else {**options, "max_steps": max_steps}
-        return prepared_infill(self, texts, prompt, chat, seed, given).run(verbose, callback, fallback, live)
+        return prepared_infill(self, texts, prompt, chat, seed, given).run(verbose, callback, fallback, live, drafts=drafts)
 
     def score(self, prompts: Any, answers: Any, *, mc_num: int = 128, batch_size: int | None = None, cfg_scale: float = 0.0,
               chat: bool | str = "auto", seed: int | Sequence[int] | None = None, mask_id: int | None = None) -> NDArray[np.float64]:

@@ -113,6 +113,18 @@ class GenerationOptions:
         return Method(self.selector, self.cache, self.canvas, self.editor, self.early_stop)
 
     @property
+    def title(self) -> str:
+        """How it decodes, on one line."""
+        method, length = str(self.method), "auto" if self.canvas.grows else self.gen_length
+        parts = [method or "reference", f"length {length}", f"blocks of {self.block_length}"]
+        if not method or "selector" not in method:
+            parts.append(f"{self.max_steps} steps")
+        if self.remasking != "low_confidence":
+            parts.append(self.remasking)
+        parts += [f"{name} {value:g}" for name, value in (("temperature", self.temperature), ("guidance", self.cfg_scale)) if value]
+        return ", ".join(parts)
+
+    @property
     def blocks(self) -> int:
         """Of the canvas at the start."""
         return -(-self.gen_length // self.block_length)
@@ -260,7 +272,7 @@ def named(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         name = ALIASES.get(key, key)
         if name == "drafts":
-            raise TypeError("drafts: is for stream, whose steps carry them")
+            raise TypeError("drafts: is for generate, stream and infill, whose traces keep them")
         if name in MODEL_NAMES:
             raise TypeError(f"unknown argument {key!r}: it is one of the model, LLaDAForCausalLM.from_pretrained(..., {key}=...)")
         if name not in OPTION_NAMES:

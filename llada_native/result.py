@@ -1,9 +1,10 @@
 """What a generation gives back, step by step and at its end."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,6 +160,54 @@ class GenerationResult:
         """Rows computed for each token before the first end token: the cost of decoding, whatever the machine."""
         tokens = sum(self.answer_lengths)
         return self.rows_computed / tokens if tokens else float("inf")
+
+    def save_html(self, path: str | PathLike[str], *, name: str = "", requests: Sequence[int] | None = None, drafts: bool = True) -> None:
+        """Write a page on which the run can be watched again: one file, which needs no network.
+
+        `llada_native.save_html` puts two runs side by side, and makes pages of saved traces.
+
+        Parameters
+        ----------
+        path : path
+        name : str
+            Of the run, shown above its method.
+        requests : sequence of int, optional
+            Which prompts; default all.
+        drafts : bool
+            Give what was predicted and not written as well, where ``generate(..., drafts=True)`` has kept it.
+        """
+        from .replay import save_html
+
+        save_html(self, path, names=[name], requests=requests, drafts=drafts)
+
+    def plot(self, axes: Any = None, request: int = 0) -> Any:
+        """When tokens were written, how sure they were, and what each pass computed: the three plots of `llada_native.plots`, matplotlib's.
+
+        Parameters
+        ----------
+        axes : sequence of 3 matplotlib Axes, optional
+            Where to draw; default a new figure.
+        request : int
+            Which prompt.
+
+        Returns
+        -------
+        array of 3 Axes
+
+        Raises
+        ------
+        MissingPackageError
+            There is no matplotlib: pip install 'llada-native[plot]'.
+        """
+        from .plots import overview
+
+        return overview(self.trace, request, axes)
+
+    def _repr_html_(self) -> str:
+        """The page in a frame, for notebooks."""
+        from .replay import in_notebook
+
+        return in_notebook(self)
 
     def __str__(self) -> str:
         return "\n".join(self.text)

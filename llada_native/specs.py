@@ -37,6 +37,15 @@ def parse(option: str, text: str, kinds: Mapping[str, type[Any]]) -> Any:
         raise ValueError(f"{name}: {error}") from error
 
 
+def spell(thing: Any, kinds: Mapping[str, type[Any]]) -> str:
+    """The text that `parse` makes it from, without what is a default; its repr if it is of no known kind."""
+    names = [name for name, kind in kinds.items() if type(thing) is kind]
+    if not names:
+        return repr(thing)
+    given = [f"{f.name}={str(value).replace(' ', '')}" for f in fields(thing) if (value := getattr(thing, f.name)) != f.default]
+    return names[0] + (":" + ",".join(given) if given else "")
+
+
 def _choice(found: str, known: Iterable[str]) -> str:
     """What was to be expected, the nearest first."""
     names = list(known)

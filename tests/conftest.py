@@ -1,8 +1,12 @@
 """Shared fixtures: every build of the kernels that this processor runs, and tiny random checkpoints."""
+import os
+
 import folders
 import pytest
 
 import llada_native
+
+os.environ.setdefault("MPLBACKEND", "agg")  # plots need no window
 
 ISAS = [name for name, supported in llada_native.cpu_info()["isas"].items() if supported]
 

@@ -10,7 +10,7 @@ import llada_native
 from llada_native import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "README.zh-CN.md", "docs/tasks.md", "docs/decoding.md"]
+PAGES = ["README.md", "README.zh-CN.md", "docs/tasks.md", "docs/decoding.md", "docs/replay.md"]
 
 
 def blocks(page):
@@ -18,11 +18,12 @@ def blocks(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_examples_run(page, monkeypatch):
+def test_examples_run(page, monkeypatch, tmp_path):
     """Those of a page one after the other, as a reader would; a checkpoint that nobody here has is the demo model."""
     load = llada_native.LLaDAForCausalLM.from_pretrained
     monkeypatch.setattr(llada_native.LLaDAForCausalLM, "from_pretrained",
                         lambda path=None, *rest, **arguments: load(None, *rest, **arguments))
+    monkeypatch.chdir(tmp_path)
     printed, names = io.StringIO(), {}
     with contextlib.redirect_stdout(printed):
         for block in blocks(page):
@@ -30,6 +31,8 @@ def test_examples_run(page, monkeypatch):
     assert blocks(page)
     if page.startswith("README"):
         assert "7, 12, 31, 52" in printed.getvalue() and "12 + 30 = 42." in printed.getvalue()
+    elif page == "docs/replay.md":
+        assert {path.name for path in tmp_path.iterdir()} == {"run.html", "both.html", "run.trace", "again.html", "plots.png"}
     elif page == "docs/decoding.md":
         assert "passes," in printed.getvalue() and "7, 12, 31, 52" in printed.getvalue()
     else:

@@ -26,7 +26,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--no-chat", dest="chat", action="store_false", help="do not apply the chat template")
     arguments.add_live(parser, "watch tokens appear, on stderr")
     parser.add_argument("--verbose", action="store_true", help="print every step to stderr")
-    parser.add_argument("--trace", metavar="FILE", help="save the record of the run")
+    parser.add_argument("--trace", metavar="FILE", help="keep the record of the run, for replay")
+    parser.add_argument("--drafts", action="store_true", help="the record keeps what was predicted and not written too")
     arguments.add_json(parser)
 
 
@@ -34,7 +35,7 @@ def run(a: argparse.Namespace) -> int:
     prompts = arguments.read_prompts(a)
     with arguments.open_model(a) as model:
         result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose, fallback=a.fallback,
-                                live=LiveView(color=a.color) if a.live else False, **arguments.generation_options(a))
+                                live=LiveView(color=a.color) if a.live else False, drafts=a.drafts, **arguments.generation_options(a))
     if a.trace:
         result.trace.save(a.trace)
     print(json.dumps(as_json(prompts, result), ensure_ascii=False) if a.json else result)
