@@ -97,7 +97,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="PATH", help="checkpoint folder, GGUF file, or repository of the Hugging Face hub like org/name or "
+    parser.add_argument("--model", metavar="PATH", help="checkpoint folder, GGUF file, or repository of the hub like org/name or "
                         "org/name:file.gguf; default: the demo model")
     add_weights(parser)
     parser.add_argument("--backend", choices=BACKENDS, default="native", help="C++ engine, slow NumPy, or pseudo-logits to try the wiring")
