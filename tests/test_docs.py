@@ -10,7 +10,7 @@ import llada_native
 from llada_native import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "README.zh-CN.md", "docs/tasks.md", "docs/decoding.md"]
+PAGES = ["README.md", "README.zh-CN.md", "docs/tasks.md", "docs/decoding.md", "docs/command_line.md"]
 
 
 def blocks(page):
@@ -30,6 +30,8 @@ def test_examples_run(page, monkeypatch):
     assert blocks(page)
     if page.startswith("README"):
         assert "7, 12, 31, 52" in printed.getvalue() and "12 + 30 = 42." in printed.getvalue()
+    elif page == "docs/command_line.md":
+        assert printed.getvalue() == "7, 12, 31, 52\n"
     elif page == "docs/decoding.md":
         assert "passes," in printed.getvalue() and "7, 12, 31, 52" in printed.getvalue()
     else:
