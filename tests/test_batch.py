@@ -34,7 +34,8 @@ def test_a_record_a_line(tmp_path, capsys, demo):
 
 def test_answers_do_not_depend_on_the_batch(tmp_path):
     lines = [*PROMPTS, {"prompt": PROMPTS[0], "seed": 3}, {"id": "other", "prompt": PROMPTS[1], "gen_length": 32}, *PROMPTS]
-    found = [run(tmp_path, lines, "--temperature", "0.9", "--seed", "5", "--batch-size", n, name=f"{n}.jsonl") for n in ("1", "2", "5", "16")]
+    found = [run(tmp_path, lines, "--temperature", "0.9", "--seed", "5", "--batch-size", n, name=f"{n}.jsonl")
+             for n in ("1", "2", "5", "16")]
     assert all(one == found[0] for one in found) and len(found[0][1]) == 16
     model = LLaDAForCausalLM()
     for number in (1, 4, 16):  # a line's seed is that of the run and its place
@@ -43,7 +44,8 @@ def test_answers_do_not_depend_on_the_batch(tmp_path):
 
 
 BAD = [b"{bad\n", b"\xff\xfe\n", b"[1, 2]\n", b"3\n", b"null\n", b'{"prompt": ""}\n', b'{"prompt": 3}\n', b'{"prompt": ["a", "b"]}\n',
-       b'{"prompt": "a", "messages": []}\n', b'{"messages": [3]}\n', b'{"messages": [{"role": "user"}]}\n', b'{"prompt": "a", "nonsense": 1}\n',
+       b'{"prompt": "a", "messages": []}\n', b'{"messages": [3]}\n', b'{"messages": [{"role": "user"}]}\n',
+       b'{"prompt": "a", "nonsense": 1}\n',
        b'{"prompt": "a", "temperature": -1}\n', b'{"prompt": "a", "temperature": NaN}\n', b'{"prompt": "a", "seed": -1}\n',
        b'{"prompt": "a", "seed": "x"}\n', b'{"prompt": "a", "id": [1]}\n', b'{"prompt": "a", "id": 1e400}\n', b"[" * 100000 + b"\n",
        b'{"prompt": "' + b"word " * 5000 + b'"}\n', b'{"prompt": "\\ud800"}\n', b'{"prompt": "a", "verbose": true}\n',

@@ -176,7 +176,8 @@ def second(question):
 
 @pytest.mark.parametrize(("line", "code", "message"), [
     ("/nonsense", 2, "/nonsense: expected one of /help, /set"), ("/undo", 2, "/undo: there is no turn"),
-    ("/load /no/such", 1, "No such file"), ("/save", 2, "/save: expected a file"), ("/set temperature -1", 2, "temperature"), ("/seed x", 2, "seed"),
+    ("/load /no/such", 1, "No such file"), ("/save", 2, "/save: expected a file"),
+    ("/set temperature -1", 2, "temperature"), ("/seed x", 2, "seed"),
     ("word " * 2000, 2, "room for"), (b"\xff\xfe\n", 1, "UTF-8")])
 def test_piped_errors(monkeypatch, capsys, line, code, message):
     found = piped(monkeypatch, capsys, line)

@@ -39,7 +39,8 @@ def test_prompts_from_everywhere(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["answers"][0]["prompt"] == "@12"
 
 
-@pytest.mark.parametrize(("data", "message"), [(b"\xff", "expected UTF-8 text, found byte 0xff at 0"), (b" \n", "is empty"), (None, "No such file")])
+@pytest.mark.parametrize(("data", "message"), [(b"\xff", "expected UTF-8 text, found byte 0xff at 0"),
+                                               (b" \n", "is empty"), (None, "No such file")])
 def test_files_that_are_no_prompt(tmp_path, capsys, data, message):
     path = tmp_path / "p.txt"
     if data is not None:
@@ -90,10 +91,12 @@ def test_help_has_examples_that_parse(name, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["generate", "--temperature", "-1", "x"], ["generate", "--temperature", "nan", "x"],
-                                       ["generate", "--top-p", "2", "x"], ["generate", "--top-k", "-1", "x"], ["generate", "--seed", "-1", "x"],
+                                       ["generate", "--top-p", "2", "x"], ["generate", "--top-k", "-1", "x"],
+                                       ["generate", "--seed", "-1", "x"],
                                        ["generate", "--gen-length", "0", "x"], ["generate", "--gen-length", "many", "x"],
                                        ["generate", "--num-threads", "0", "x"], ["generate", "--max-steps", "1e9", "x"],
-                                       ["generate", "--color", "red", "x"], ["bench", "--rows", "0"], ["batch", "--batch-size", "0", "a", "b"],
+                                       ["generate", "--color", "red", "x"], ["bench", "--rows", "0"],
+                                       ["batch", "--batch-size", "0", "a", "b"],
                                        ["score", "--mc-num", "0", "a", "b"], ["nonsense"], [], ["completion", "tcsh"]])
 def test_values_out_of_range_are_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -198,7 +201,8 @@ def test_commands_of_the_documents_run(page, line, tmp_path, demo):
         llada_native.convert(tmp_path / "path/to/LLaDA-8B-Instruct", tmp_path / "llada-8b-int4", dtype="int4")
     if line.startswith("llada-native bench"):
         return  # takes minutes; tests/test_package.py runs it with small shapes
-    setup = f'llada-native() {{ PYTHONPATH={shlex.quote(os.pathsep.join(sys.path))} {shlex.quote(sys.executable)} -P -m llada_native "$@"; }}; '
+    python = f"PYTHONPATH={shlex.quote(os.pathsep.join(sys.path))} {shlex.quote(sys.executable)}"
+    setup = f'llada-native() {{ {python} -m llada_native "$@"; }}; '
     run = subprocess.run(["bash", "-c", setup + line], capture_output=True, cwd=tmp_path, text=True, input="",
                          env={**os.environ, "HOME": str(tmp_path)})
     assert run.returncode == 0, run

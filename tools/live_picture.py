@@ -2,7 +2,7 @@
 
     python tools/live_picture.py docs/live.svg
 
-The picture shows the frame in which half of the masks are left. It needs pyte.
+The picture shows the middle of the run. It needs pyte.
 """
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from pathlib import Path
 
 import pyte
 
-from llada_native import LiveView, LLaDAForCausalLM, live
+from llada_native import LiveView, LLaDAForCausalLM, Step, live
 
-PROMPT = "Tom has 3 boxes. Each box has 4 pens. How many pens does Tom have?"
+PROMPT = "Write a short story about a fox."
+PASSES = 4  # of a frame
 COLUMNS, LINES = 96, 7
 CELL, HEIGHT, MARGIN = 8.4, 20, 12  # pixels of a character, of a line, around
 STYLE = """\
 text { font: 14px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre; fill: #1f2328 }
-.page { fill: #f6f8fa } .mask { fill: #6e7781 } .new { fill: #0550ae; font-weight: bold } .struck { fill: #6e7781; text-decoration: line-through }
+.page { fill: #f6f8fa }
+.mask { fill: #6e7781 }
+.new { fill: #0550ae; font-weight: bold }
+.struck { fill: #6e7781; text-decoration: line-through }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .page { fill: #0d1117 } .mask { fill: #8b949e } .new { fill: #79c0ff } .struck { fill: #8b949e }
 }
@@ -54,13 +58,21 @@ def _kind(cell: pyte.screens.Char) -> str:
     return "new" if cell.bold else "mask" if cell.fg != "default" else ""
 
 
+class Steady(LiveView):
+    """A frame for so many passes, whatever the machine."""
+
+    def __call__(self, step: Step) -> None:
+        if step.forward % PASSES == 0:
+            super().__call__(step)
+
+
 def frames(prompt: str) -> list[list[list[tuple[str, str]]]]:
-    """Every frame of a run, one a pass."""
+    """Every frame of a run."""
     live.FRAME, live.SHARE = 0.0, float("inf")
     terminal, size = Screen(), live.terminal.size
     live.terminal.size = lambda stream: (COLUMNS, LINES)
     try:
-        LLaDAForCausalLM().generate(prompt, live=LiveView(terminal, "always"))
+        LLaDAForCausalLM().generate(prompt, live=Steady(terminal, "always"))
     finally:
         live.terminal.size = size
     return terminal.frames
@@ -79,9 +91,9 @@ def drawn(frame: list[list[tuple[str, str]]], title: str) -> str:
         x = 0
         while x < len(line):
             end = next((i for i in range(x, len(line)) if line[i][1] != line[x][1]), len(line))
-            text = "".join(c for c, _ in line[x:end])
-            if text.strip():
-                out.append(f'<text x="{MARGIN + CELL * x:.1f}" y="{MARGIN + HEIGHT * y + 14}" textLength="{CELL * (end - x):.1f}"'
+            text = "".join(c for c, _ in line[x:end]).rstrip()
+            if text:
+                out.append(f'<text x="{MARGIN + CELL * x:.1f}" y="{MARGIN + HEIGHT * y + 14}" textLength="{CELL * len(text):.1f}"'
                            f'{f" class={chr(34)}{line[x][1]}{chr(34)}" if line[x][1] else ""}>{escape(text)}</text>')
             x = end
     return "\n".join([*out, "</svg>\n"])
@@ -93,7 +105,7 @@ def main() -> None:
     parser.add_argument("--prompt", default=PROMPT)
     a = parser.parse_args()
     seen = frames(a.prompt)
-    a.out.write_text(drawn(seen[len(seen) // 3], a.prompt), "utf-8")
+    a.out.write_text(drawn(seen[len(seen) // 2], a.prompt), "utf-8")
 
 
 if __name__ == "__main__":
