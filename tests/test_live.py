@@ -275,6 +275,15 @@ def test_what_it_refuses(demo):
         demo.stream(PROMPT, live=True)
 
 
+@pytest.mark.parametrize("kind", [Tty, io.StringIO])
+def test_a_stream_that_breaks_does_not_stop_the_work(demo, every_frame, size, kind):
+    class Broken(kind):
+        def write(self, text):
+            raise BrokenPipeError
+
+    assert str(demo.generate(PROMPT, live=LiveView(Broken()))) == "7, 12, 31, 52"
+
+
 def test_without_a_tokenizer_there_are_ids(every_frame, size):
     scene = Scene(None, [[MASK] * 2])
     assert scene.step((0, 0, 3))[0] == "▌3 ░"
