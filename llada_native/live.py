@@ -4,6 +4,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from typing import NamedTuple, TextIO
 
 import numpy as np
@@ -65,14 +66,19 @@ class LiveView:
         self._shown: list[str] = []  # lines of the last frame
         self._forward, self._rows = -1, 0
         self._step: Step | None = None
-        self._due = time.perf_counter() + (FRAME if self._in_place else LINE)
+        self._due = float("inf") if self._out is None else time.perf_counter() + (FRAME if self._in_place else LINE)
 
     def __call__(self, step: Step) -> None:
         """A pass was made."""
         self._step = step
         now = time.perf_counter()
         if now >= self._due:
-            self._draw(step)
+            self._due = float("inf")
+            try:
+                self._draw(step)
+            except OSError:  # nobody looks any more, which is no reason to stop the work
+                self._out = None
+                return
             took = time.perf_counter() - now
             self._due = now + max(FRAME if self._in_place else LINE, took / SHARE)
 
@@ -84,9 +90,9 @@ class LiveView:
         answers, _ = self._progress(step)
         line = f"{self._figures(step, answers)}  {step.forward + 1} passes in {step.seconds:.2f} s"
         if self._in_place:
-            self._write(self._home() + ERASE_BELOW + terminal.cut(line, self._size[0] - 1) + "\r\n")
+            line = self._home() + ERASE_BELOW + terminal.cut(line, self._size[0] - 1) + "\r"
             self._shown = []
-        else:
+        with suppress(OSError):
             self._write(line + "\n")
 
     # ---- a frame

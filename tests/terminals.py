@@ -57,7 +57,7 @@ class Terminal:
     def text(self):
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
-    def wait_for(self, what, seconds=60, since=0):
+    def wait_for(self, what, seconds=100, since=0):
         """Until the bytes from `since` on hold a text."""
         end = time.monotonic() + seconds
         while what not in self.written[since:].decode("utf-8", "replace"):
@@ -71,8 +71,9 @@ class Terminal:
 
     def finish(self):
         """Read to the end; returns the exit code."""
-        while self.read(60):
-            pass
+        end = time.monotonic() + 120
+        while self.read(1):
+            assert time.monotonic() < end, f"still running: {self.text!r}"
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
         return os.waitstatus_to_exitcode(status)

@@ -107,6 +107,40 @@ def test_after_an_interruption(model, when, monkeypatch):
     np.testing.assert_array_equal(found.confidence[0], wanted.confidence[0])
 
 
+def test_after_an_interruption_that_edits(model, monkeypatch):
+    """A pass stores the keys of edited tokens and fails; a prompt of the tokens before must not take them for its own."""
+    prompt, predict, options = tokens(33), Denoiser.predict, {"preset": "quality", "editor": "token_edit:tau=0.0", "gen_length": 95}
+    tried = 0
+    for when in range(2, 40):
+        seen = []
+
+        def fail(self, canvases, passes, seen=seen, when=when):
+            seen.append(canvases[0].ids.copy())
+            found = predict(self, canvases, passes)
+            if len(seen) == when:
+                raise EngineError("broken")
+            return found
+
+        monkeypatch.setattr(Denoiser, "predict", fail)
+        carry = Carry()
+        try:
+            model.generate(prompt, carry=carry, **options)
+        except EngineError:
+            monkeypatch.undo()
+        else:
+            monkeypatch.undo()
+            break
+        before, after = seen[-2:]
+        whole = np.append(np.flatnonzero(before == llada2.MASK), len(before))[0] // B * B
+        if np.array_equal(before[:whole], after[:whole]):
+            continue
+        tried += 1
+        asked = np.append(before[:whole], tokens(5))
+        found, wanted = (model.generate(asked, gen_length=32, carry=c) for c in (carry, None))
+        np.testing.assert_array_equal(found.confidence[0], wanted.confidence[0])
+    assert tried
+
+
 def test_another_dtype_and_another_model_begin_anew(model, tmp_path):
     carry = Carry()
     prompt = tokens(100)

@@ -10,7 +10,7 @@ import llada_native
 from llada_native import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "README.zh-CN.md", "docs/tasks.md", "docs/decoding.md", "docs/replay.md"]
+PAGES = ["README.md", "README.zh-CN.md", "docs/tasks.md", "docs/decoding.md", "docs/replay.md", "docs/command_line.md"]
 
 
 def blocks(page):
@@ -33,6 +33,8 @@ def test_examples_run(page, monkeypatch, tmp_path):
         assert "7, 12, 31, 52" in printed.getvalue() and "12 + 30 = 42." in printed.getvalue()
     elif page == "docs/replay.md":
         assert {path.name for path in tmp_path.iterdir()} == {"run.html", "both.html", "run.trace", "again.html", "plots.png"}
+    elif page == "docs/command_line.md":
+        assert printed.getvalue() == "7, 12, 31, 52\n"
     elif page == "docs/decoding.md":
         assert "passes," in printed.getvalue() and "7, 12, 31, 52" in printed.getvalue()
     else:

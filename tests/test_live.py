@@ -31,7 +31,7 @@ class Words:
         self.words = words
 
     def decode(self, ids):
-        words = (self.words[i] for i in ids if i < len(self.words))
+        words = [self.words[i] for i in ids if i < len(self.words)]
         return b"".join(w if isinstance(w, bytes) else w.encode() for w in words).decode("utf-8", "replace")
 
 
@@ -116,8 +116,8 @@ def test_a_frame_replaces_the_last_without_clearing(every_frame, size):
     scene.feed.feed("what was there before\r\n")
     scene.step((0, 0, 0))
     lines = scene.step((0, 1, 1))
-    assert lines[:2] == ["what was there before", "ab▌cd░"]
-    assert lines[2].startswith("block 1/2  step 2/8  1 masks left") and not any(lines[3:])
+    assert lines[:2] == ["what was there before", "ab▌cd░"] and not any(lines[3:])
+    assert lines[2].startswith("block 1/2  step 2/8  1 masks left")
     assert "\x1b[2J" not in scene.out.getvalue() and "\x1b[H" not in scene.out.getvalue()
     scene.view.end()
     lines = scene.look()
@@ -275,6 +275,15 @@ def test_what_it_refuses(demo):
         demo.stream(PROMPT, live=True)
 
 
+@pytest.mark.parametrize("kind", [Tty, io.StringIO])
+def test_a_stream_that_breaks_does_not_stop_the_work(demo, every_frame, size, kind):
+    class Broken(kind):
+        def write(self, text):
+            raise BrokenPipeError
+
+    assert str(demo.generate(PROMPT, live=LiveView(Broken()))) == "7, 12, 31, 52"
+
+
 def test_without_a_tokenizer_there_are_ids(every_frame, size):
     scene = Scene(None, [[MASK] * 2])
     assert scene.step((0, 0, 3))[0] == "▌3 ░"
@@ -323,3 +332,15 @@ def test_an_interrupt_leaves_a_clean_terminal():
         t.interrupt()
         assert t.finish() == 130
     assert t.text.splitlines()[-1] == "llada-native: interrupted" and "░" not in t.text and "masks left" not in t.text
+
+
+def test_the_picture_of_the_documents(monkeypatch):
+    """Made of what an emulator shows of a real run; tools/live_picture.py writes it to docs/live.svg."""
+    import live_picture
+
+    monkeypatch.setattr(live, "FRAME", live.FRAME)
+    monkeypatch.setattr(live, "SHARE", live.SHARE)
+    seen = live_picture.frames(PROMPT)
+    assert len(seen) == 17  # a frame every four passes, and the line that stays
+    picture = live_picture.drawn(seen[8], PROMPT)
+    assert all(f'class="{kind}"' in picture for kind in ("mask", "new", "struck")) and "masks left" in picture and "<script" not in picture

@@ -103,13 +103,13 @@ class Shell:
             print()
 
     def _read(self) -> str:
-        if self.interactive:
-            line = input(PROMPT)
-        elif sys.stdin is None or not (line := sys.stdin.readline()):
-            raise EOFError
         try:
-            line.encode("utf-8")
-        except UnicodeEncodeError as e:
+            if self.interactive:
+                line = input(PROMPT)
+            elif sys.stdin is None or not (line := sys.stdin.readline()):
+                raise EOFError
+            line.encode("utf-8")  # in some locales undecodable bytes come through as lone surrogates
+        except UnicodeError as e:
             raise InputError("standard input: expected UTF-8 text") from e
         return line.strip()
 

@@ -1,0 +1,208 @@
+"""The command line: prompts from anywhere, uniform exit codes, completion, hostile surroundings, and every command of the documents."""
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llada_native
+from llada_native import Trace, cli
+from llada_native.cli import completion, infill
+from llada_native.cli.arguments import EXIT_CODES
+
+ROOT, ELSEWHERE = Path(__file__).parent.parent, Path(__file__).parent
+PROMPT = "Sort these numbers: 31, 7, 52, 12."
+PAGES = ["README.md", "README.zh-CN.md", "docs/command_line.md"]
+NAMES = sorted(command.__name__.rpartition(".")[2] for command in cli.COMMANDS)
+
+
+def shell(line, **options):
+    """A line of bash in which llada-native is this one."""
+    setup = f'llada-native() {{ {shlex.quote(sys.executable)} -m llada_native "$@"; }}; '
+    return subprocess.run(["bash", "-c", setup + line], capture_output=True, cwd=ELSEWHERE, **options)
+
+
+# ---- prompts
+
+def test_prompts_from_everywhere(tmp_path, capsys):
+    (tmp_path / "one.txt").write_text("What is 12 plus 30?\n", "utf-8")
+    assert cli.main(["generate", "--preset", "fast", "--json", PROMPT, f"@{tmp_path}/one.txt", "--file", f"{tmp_path}/one.txt"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["prompt"] for one in found["answers"]] == [PROMPT, "What is 12 plus 30?", "What is 12 plus 30?"]
+    assert cli.main(["generate", "--preset", "fast", "--json", "@@12"]) == 0
+    assert json.loads(capsys.readouterr().out)["answers"][0]["prompt"] == "@12"
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"\xff", "expected UTF-8 text, found byte 0xff at 0"),
+                                               (b" \n", "is empty"), (None, "No such file")])
+def test_files_that_are_no_prompt(tmp_path, capsys, data, message):
+    path = tmp_path / "p.txt"
+    if data is not None:
+        path.write_bytes(data)
+    for arguments in ((f"@{path}",), ("--file", str(path))):
+        assert cli.main(["generate", *arguments]) == 1
+        err = capsys.readouterr().err
+        assert message in err and str(path) in err and err.count("\n") == 1
+
+
+def test_a_trace_is_saved(tmp_path, capsys):
+    assert cli.main(["generate", "--trace", str(tmp_path / "run.npz"), PROMPT]) == 0
+    trace = Trace.load(tmp_path / "run.npz")
+    assert len(trace) == 64 and capsys.readouterr().out == "7, 12, 31, 52\n"
+
+
+def test_infill_and_score(capsys):
+    assert cli.main(["infill", "--prompt", "What is 12 plus 30?", "12 + 30 = [MASK:2].", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["texts"] == ["12 + 30 = 42."]
+    assert cli.main(["infill", "[MASK:3]"]) == 0
+    assert cli.main(["infill", "no mask"]) == 2
+    assert "expected [MASK]" in capsys.readouterr().err
+    assert cli.main(["score", "--seed", "0", "--json", "What is 12 plus 30?", "12 + 30 = 42", "12 + 30 = 43"]) == 0
+    right, wrong = json.loads(capsys.readouterr().out)["scores"]
+    wanted = llada_native.LLaDAForCausalLM().score("What is 12 plus 30?", ["12 + 30 = 42", "12 + 30 = 43"], seed=0).tolist()
+    assert [right["log_likelihood"], wrong["log_likelihood"]] == wanted and wanted[0] > wanted[1]
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("a[MASK]b", ["a", 1, "b"]), ("[MASK:12]", [12]), ("a [MASK:x]", ["a [MASK:x]"]),
+                                              ("[MASK][MASK:2] c", [1, 2, " c"]), ("", []), ("[MASK:0]", [0])])
+def test_parts_of_a_text(text, wanted):
+    assert infill.parts(text) == wanted
+
+
+# ---- help, usage, exit codes
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_has_examples_that_parse(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([name, "--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and EXIT_CODES in text
+    lines = [line.strip() for line in text.partition("examples:\n")[2].partition("\n\n")[0].splitlines()]
+    assert any(f"llada-native {name}" in line for line in lines)
+    for line in lines:
+        words = shlex.split(re.sub(r"\(|\)", "", line.split("llada-native ", 1)[1].split(" > ")[0].split(" < ")[0]))
+        cli.build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("arguments", [["generate", "--temperature", "-1", "x"], ["generate", "--temperature", "nan", "x"],
+                                       ["generate", "--top-p", "2", "x"], ["generate", "--top-k", "-1", "x"],
+                                       ["generate", "--seed", "-1", "x"],
+                                       ["generate", "--gen-length", "0", "x"], ["generate", "--gen-length", "many", "x"],
+                                       ["generate", "--num-threads", "0", "x"], ["generate", "--max-steps", "1e9", "x"],
+                                       ["generate", "--color", "red", "x"], ["bench", "--rows", "0"],
+                                       ["batch", "--batch-size", "0", "a", "b"],
+                                       ["score", "--mc-num", "0", "a", "b"], ["nonsense"], [], ["completion", "tcsh"]])
+def test_values_out_of_range_are_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and err.count("\n") == 1 and err.startswith("llada-native: ") and "--help" in err
+
+
+# ---- completion
+
+def test_completion_knows_every_option():
+    described = {command.name: command for command in completion.described(cli.build_parser())}
+    assert sorted(described) == NAMES
+    [commands] = [a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    for name, parser in commands.choices.items():
+        wanted = {option for action in parser._actions for option in action.option_strings}
+        assert {option for one in described[name].options for option in one.names} == wanted
+
+
+CASES = [(["gen"], {"generate"}), (["generate", "--pre"], {"--preset"}), (["generate", "--preset", "b"], {"balanced"}),
+         (["completion", "z"], {"zsh"})]
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("completion")
+    commands = completion.described(cli.build_parser())
+    for name, make in completion.SHELLS.items():
+        (folder / name).write_text(make(commands))
+    return folder
+
+
+@pytest.mark.parametrize(("words", "wanted"), CASES)
+def test_bash_completes(scripts, tmp_path, words, wanted):
+    line = " ".join(map(shlex.quote, ["llada-native", *words]))
+    run = subprocess.run(["bash", "-c", f"source {scripts}/bash; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _llada_native; "
+                          'printf "%s\\n" "${COMPREPLY[@]}"'], capture_output=True, text=True, cwd=tmp_path)
+    assert set(run.stdout.split()) == wanted and run.stderr == ""
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh here")
+@pytest.mark.parametrize(("words", "wanted"), CASES)
+def test_zsh_completes(scripts, tmp_path, words, wanted):
+    line = " ".join(map(shlex.quote, ["llada-native", *words]))
+    run = subprocess.run(["zsh", "-fc", "compadd() { shift; print -l -- ${(M)@:#$words[CURRENT]*} }; _files() { }; "
+                          f"source {scripts}/zsh; words=({line}); CURRENT={len(words) + 1}; _llada_native"],
+                         capture_output=True, text=True, cwd=tmp_path)
+    assert set(run.stdout.split()) == wanted and run.stderr == ""
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="no fish here")
+@pytest.mark.parametrize(("words", "wanted"), CASES)
+def test_fish_completes(scripts, tmp_path, words, wanted):
+    run = subprocess.run(["fish", "-Nc", f"source {scripts}/fish; complete -C 'llada-native {' '.join(words)}'"], capture_output=True,
+                         text=True, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)})
+    assert {line.split("\t")[0] for line in run.stdout.splitlines()} == wanted and run.stderr == ""
+
+
+# ---- hostile surroundings
+
+@pytest.mark.parametrize(("line", "code", "message"), [
+    (f"llada-native generate '{PROMPT}' >&-", 1, b"standard output is closed"),
+    (f"llada-native generate '{PROMPT}' > /dev/full", 1, b"No space left"),
+    ("llada-native generate <&-", 1, b"no prompt"),
+    ("printf '\\xff' | PYTHONUTF8=1 llada-native generate", 1, b"standard input: expected UTF-8 text"),
+    ("printf '\\xff' | LC_ALL=C llada-native generate", 1, b"standard input: expected UTF-8 text"),
+    ("llada-native generate $'\\xff'", 1, b"prompt: expected UTF-8 text"),
+    ("head -c 3000000 /dev/zero | tr '\\0' 'x' | llada-native generate", 2, b"max_tokens"),
+    ("llada-native generate @/no/such", 1, b"No such file"),
+    ("llada-native completion bash | head -1; exit ${PIPESTATUS[0]}", 0, b""),
+    (f"llada-native generate --live '{PROMPT}' 2>&-", 0, b""),
+])
+def test_hostile_surroundings(line, code, message):
+    run = shell(line)
+    assert run.returncode == code and message in run.stderr, run
+    assert b"Traceback" not in run.stderr and b"Exception" not in run.stderr and run.stderr.count(b"\n") == (code != 0)
+
+
+def test_quiet_when_piped():
+    run = shell(f"llada-native generate '{PROMPT}' | cat")
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"7, 12, 31, 52\n", b"")
+
+
+# ---- what the documents say
+
+def commands_of(page):
+    text = (ROOT / page).read_text("utf-8") if (ROOT / page).exists() else ""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    return [line for block in blocks for line in block.splitlines() if re.search(r"\bllada-native (?!\.)", line)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "line"), [(page, line) for page in PAGES for line in commands_of(page)])
+def test_commands_of_the_documents_run(page, line, tmp_path, demo):
+    """As they stand, where a checkpoint that nobody here has is a folder with the demo model."""
+    (tmp_path / "path/to").mkdir(parents=True)
+    shutil.copytree(Path(llada_native.__file__).parent / "demo", tmp_path / "path/to/LLaDA-8B-Instruct")
+    (tmp_path / "questions.txt").write_text("What is 12 plus 30?\nWhat is 17 plus 25?\n")
+    (tmp_path / "prompts.jsonl").write_text('"What is 12 plus 30?"\n{"id": "b", "prompt": "What is 17 plus 25?"}\n')
+    (tmp_path / "question.txt").write_text("What is 12 plus 30?\n")
+    if "llada-8b-int4" in line and "convert" not in line:
+        llada_native.convert(tmp_path / "path/to/LLaDA-8B-Instruct", tmp_path / "llada-8b-int4", dtype="int4")
+    if line.startswith("llada-native bench"):
+        return  # takes minutes; tests/test_package.py runs it with small shapes
+    python = f"PYTHONPATH={shlex.quote(os.pathsep.join(sys.path))} {shlex.quote(sys.executable)}"
+    setup = f'llada-native() {{ {python} -m llada_native "$@"; }}; '
+    run = subprocess.run(["bash", "-c", setup + line], capture_output=True, cwd=tmp_path, text=True, input="",
+                         env={**os.environ, "HOME": str(tmp_path)})
+    assert run.returncode == 0, run
