@@ -418,6 +418,10 @@ def test_plots(demo):
     for broken, error in ((lambda: out.plot(request=2), IndexError), (lambda: out.plot(axes[:2]), ValueError)):
         with pytest.raises(error):
             broken()
+    taken = demo.generate(PROMPTS[0], gen_length=32, block_length=16, editor="remask:tokens=2").trace
+    assert np.count_nonzero(taken.writes["kind"] == REVOKE)
+    points = plots.commit_order(taken).collections[0].get_offsets()
+    assert len(points) == np.count_nonzero(taken.writes["kind"] != REVOKE), "what was taken back is no point"
     pyplot.close("all")
 
 

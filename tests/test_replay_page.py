@@ -102,7 +102,8 @@ def test_states_differ_by_more_than_colour(opened, story):
         getComputedStyle(e).fontWeight, getComputedStyle(e).textDecorationLine]]))""")
     assert looks["mask"][0] and not looks["new"][0] and looks["new"][1] == "700" and looks["settled"][1] == "400"
     scrub(page, 64)
-    page.evaluate("document.querySelector('.cell.after').scrollIntoView()")
+    after = page.evaluate("[...document.querySelectorAll('.text .after')].map((c) => Number(c.dataset.cell))")
+    assert after == list(range(story.answer_lengths[0] + 1, 64)), "all behind the first end token"
     assert page.evaluate("getComputedStyle(document.querySelector('.states .after')).textDecorationLine") == "line-through"
     says = page.evaluate("[...document.querySelectorAll('.text .cell')].map((c) => c.getAttribute('aria-label'))")
     assert says[0] == "position 1: O, settled" and says[-1].endswith("after the end")
@@ -219,6 +220,12 @@ def test_order_and_guesses(opened, story):
     page.click("#guesses")
     guessed = page.evaluate("[...document.querySelectorAll('.text .guess')].map((c) => [Number(c.dataset.cell), c.textContent])")
     drafts = story.trace.drafts
+    for step in range(1, 32):
+        scrub(page, step)
+        mine = {p - story.prompt_lengths[0]: t for f, _, p, t, _ in drafts.tolist() if f == step - 1}
+        seen = page.evaluate("[...document.querySelectorAll('.text .guess')].map((c) => [Number(c.dataset.cell), c.textContent])")
+        assert seen and all(text == "⊣" or story.trace.pieces.texts[mine[cell]].strip() == text.strip("␣ ") for cell, text in seen)
+    scrub(page, 20)
     now = {int(p) - story.prompt_lengths[0]: int(t) for f, _, p, t, _ in drafts.tolist() if f == 19}
     masked = np.flatnonzero(story.trace.answer(0, 19) == story.trace.mask_id).tolist()
     assert [cell for cell, _ in guessed] == [cell for cell in masked if cell in now]
