@@ -25,6 +25,7 @@ from .model import DEMO, LLaDAForCausalLM
 from .progress import Bar
 from .result import GenerationResult
 from .selectors import NAMES as SELECTORS
+from .server import command as serve
 from .windows import NAMES as CANVASES
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -293,4 +294,5 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--isa", help="kernels to use; 'info' lists them")
     bench.add_argument("--json", action="store_true", help="machine-readable output")
     bench.set_defaults(run=_bench)
+    serve.add(commands, common)
     return parser

@@ -64,7 +64,7 @@ class Denoising:
     @property
     def rows_computed(self) -> int:
         """Rows that went through the transformer."""
-        return sum(rows for forward in self.trace.forwards for _, rows, _, _ in forward.passes)
+        return sum(took[1] for forward in self.trace.forwards for took in forward.passes)
 
     def steps(self) -> Iterator[Step]:
         """Run to the end; each item is a step that has been taken. Finished requests leave the batch."""

@@ -244,6 +244,16 @@ class Scheduler:
         if job.rows > self.max_rows:
             raise ValueError(f"expected at most {self.max_rows} positions in one request, guidance counted twice, found {job.rows}")
 
+    def check_room(self) -> None:
+        """Raises QueueFullError or ShutdownError where a request would have to leave again."""
+        if self._closing:
+            raise ShutdownError("the server is shutting down")
+        if len(self._waiting) >= self.max_waiting:
+            self.counts["refused"] += 1
+            rounds = (len(self._waiting) + 1) / max(1, len(self._running))
+            raise QueueFullError(f"{len(self._waiting)} requests are waiting, and there is room for {self.max_waiting}",
+                                 max(1, min(LONGEST_WAIT, math.ceil(self._seconds * rounds))))
+
     def submit(self, job: Job) -> Job:
         """Put a request into the queue.
 
@@ -255,13 +265,7 @@ class Scheduler:
         """
         self.check(job)
         with self._changed:
-            if self._closing:
-                raise ShutdownError("the server is shutting down")
-            if len(self._waiting) >= self.max_waiting:
-                self.counts["refused"] += 1
-                rounds = (len(self._waiting) + 1) / max(1, len(self._running))
-                raise QueueFullError(f"{len(self._waiting)} requests are waiting, and there is room for {self.max_waiting}",
-                                     max(1, min(LONGEST_WAIT, math.ceil(self._seconds * rounds))))
+            self.check_room()
             self._waiting.append(job)
             self._changed.notify()
         return job
@@ -312,6 +316,7 @@ class Scheduler:
             if job.cancelled or late:
                 (self._waiting if job in self._waiting else self._running).remove(job)
                 self._stop(job, DeadlineError(f"the request was not done within its {job.seconds_allowed:g} seconds") if late else
+                           ShutdownError("the server is shutting down") if self._closing else
                            GenerationCancelled("the request was cancelled"), "late" if late else "cancelled")
 
     def _admitted(self) -> list[Job]:
