@@ -369,9 +369,12 @@ class Scheduler:
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str | None:
-    """The text before the first stop string in it, None where there is none."""
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    return text[:min(found)] if found else None
+    """The text before the stop string that is complete first, None where there is none.
+
+    Whatever more of the text is known, it stays the first.
+    """
+    found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    return text[:min(found)[1]] if found else None
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:

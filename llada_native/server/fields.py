@@ -19,6 +19,7 @@ DEEPEST = 16  # nested lists and objects
 LONGEST_SHOWN = 200  # characters of a wrong value in a message
 STEPS_PER_TOKEN = 4  # an editor may take more steps than there are tokens; no method needs more than that
 LONGEST_SPEC = 200  # characters of a part's name with its parameters
+TOO_LONG = "context_length_exceeded"
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 # Options with numbers: the least and the largest that a request may name.
 RANGES: dict[str, tuple[float, float]] = {"temperature": (0, 100), "top_p": (0, 1), "cfg_scale": (0, 100),
@@ -95,8 +96,8 @@ class Asked:
         except (TypeError, ValueError) as error:
             message = str(error)
             name = message.partition(":")[0].partition("[")[0]
-            code = "context_length_exceeded" if "max_tokens (" in message else None
-            raise RefusedError(400, message, name if name.isidentifier() else None, code) from error
+            code = TOO_LONG if "max_tokens (" in message else None
+            raise RefusedError(400, message, name if name in CHAT_FIELDS | COMPLETION_FIELDS else None, code) from error
 
 
 def read(body: bytes) -> dict[str, Any]:
@@ -135,7 +136,9 @@ def completion(data: Mapping[str, Any], settings: Settings, model: LLaDAForCausa
     for i, one in enumerate(prompts):
         name = "prompt" if one is prompt else f"prompt[{i}]"
         if isinstance(one, list) and one:
-            for token in one[:model.max_tokens + 1]:
+            if len(one) > model.max_tokens:
+                raise bad(name, f"expected at most {model.max_tokens} tokens, found {len(one)}", TOO_LONG)
+            for token in one:
                 _checked(name, checks.token_id, token, model.config.vocabulary)
         elif not isinstance(one, str) or not one:
             raise bad(name, f"expected a text or a list of token ids, or a list of those, found {_shown(one)}")

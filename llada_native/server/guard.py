@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from .metrics import Metrics
 from .settings import Settings
 
 OPEN = frozenset({"/", "/health", "/openapi.json"})  # besides the page's parts and replays, whose addresses nobody can guess
+HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::\d*)?")
 OPEN_FOLDERS = ("/page/", "/replay/")
 SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store",
         "cross-origin-resource-policy": "same-origin", "x-frame-options": "SAMEORIGIN"}
@@ -78,8 +80,8 @@ def refusal(refused: RefusedError, more: Mapping[str, Any] | None = None) -> JSO
 
 def _name(host: str) -> str:
     """A Host header without its port."""
-    host = host.lower()
-    return host[:host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    found = HOST.fullmatch(host.lower())
+    return found[1] if found else ""
 
 
 def _netloc(origin: str) -> str:
