@@ -18,9 +18,11 @@ PATIENCE = 900  # seconds: a machine that is shared may stand still for minutes
 class Running:
     """A server that answers."""
 
-    def __init__(self, model, settings, scheduler):
+    def __init__(self, model, settings, scheduler, send_buffer=None):
         self.scheduler, self.settings = scheduler, settings
         self.listener = socket.create_server(("127.0.0.1", 0))
+        if send_buffer:  # connections inherit it
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.port = self.listener.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
         self._server = make_server(model, scheduler, settings)
@@ -73,6 +75,6 @@ def answer(connection):
     return int(status.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
 
 
-def running(model, *, max_requests=16, max_waiting=64, **settings):
+def running(model, *, max_requests=16, max_waiting=64, send_buffer=None, **settings):
     """A server of a model; settings as `Settings` has them."""
-    return Running(model, Settings(NAME, **settings), Scheduler(model, max_requests, max_waiting=max_waiting))
+    return Running(model, Settings(NAME, **settings), Scheduler(model, max_requests, max_waiting=max_waiting), send_buffer)

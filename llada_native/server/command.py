@@ -29,6 +29,7 @@ logger = logging.getLogger("llada_native")
 
 KEY_VARIABLE = "LLADA_API_KEY"
 SPARE_FILES = 64  # descriptors beside connections
+BACKLOG = 2048  # connections that nobody has looked at yet
 FAREWELL = 5  # seconds to tell late requests that the server ends
 EPILOG = f"""\
 examples:
@@ -75,6 +76,7 @@ def run(a: argparse.Namespace) -> int:
         scheduler = Scheduler(model, a.max_requests, max_waiting=a.max_waiting)
         if not _local(a.host) and settings.api_key is None:
             logger.warning("listening on %s without a key: whoever reaches this machine may ask", a.host)
+        listener.listen(BACKLOG)  # who reads the address can connect
         print(f"llada-native: {settings.name} on http://{_shown(listener)}", flush=True)
         serve(model, scheduler, settings, listener)
     return 0
@@ -111,7 +113,7 @@ def make_server(model: LLaDAForCausalLM, scheduler: Scheduler, settings: Setting
     protocol: Any = partial(TimedConnection, Crowd(settings))
     return Server(uvicorn.Config(
         create_app(model, scheduler, settings), http=protocol, ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, backlog=2048, timeout_keep_alive=max(1, round(settings.idle_seconds)),
+        server_header=False, proxy_headers=False, backlog=BACKLOG, timeout_keep_alive=max(1, round(settings.idle_seconds)),
         h11_max_incomplete_event_size=1 << 14, timeout_graceful_shutdown=math.ceil(settings.grace) + FAREWELL))
 
 
