@@ -186,18 +186,19 @@ def test_a_disconnect_while_waiting(gated):
         assert servers.answer(first)[0] == 200
 
 
-def test_a_deadline(gated):
-    server, gate = gated
-    gate.open = False
-    found = []
-    asking = threading.Thread(target=lambda: found.append(server.ask("POST", "/v1/completions", {**PLAIN, "timeout": 0.05},
-                                                                     timeout=servers.PATIENCE)))
-    asking.start()
-    gate.arrive()
-    time.sleep(0.06)
-    gate.unlock()
-    asking.join()
-    assert found[0][0] == 504 and json.loads(found[0][2])["error"]["code"] == "deadline_exceeded"
+@pytest.mark.parametrize("own", [True, False])
+def test_a_deadline(own):
+    """The request's own, or the server's."""
+    with LLaDAForCausalLM.from_pretrained() as model:
+        model._backend = gate = backends.Gate(model._backend)
+        with servers.running(model, deadline=servers.PATIENCE if own else 0.05) as server, server.connect() as connection:
+            gate.open = False
+            connection.sendall(servers.raw("POST", "/v1/completions", {**PLAIN, **({"timeout": 0.05} if own else {})}))
+            gate.arrive()
+            time.sleep(0.06)
+            gate.unlock()
+            status, _, body = servers.answer(connection)
+            assert status == (408 if own else 504) and json.loads(body)["error"]["code"] == "deadline_exceeded"
 
 
 @pytest.mark.parametrize("stream", [False, True])

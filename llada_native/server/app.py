@@ -128,7 +128,7 @@ class Service:
             while not job.done.is_set():
                 await work.news()
         if job.error is not None:
-            raise _error(job.error)
+            raise _error(job, asked)
         return JSONResponse(shapes.whole(job, self._kept(asked, job)))
 
     def _job(self, body: bytes, understand: Callable[[dict[str, Any]], Asked], notify: Callable[[], None]) -> tuple[Asked, Job]:
@@ -288,7 +288,7 @@ class EventStream(Response):
             for part in shapes.last(job, self._keep()):
                 yield part
         else:
-            yield event(_error(job.error).body())
+            yield event(_error(job, shapes.asked).body())
 
 
 def replay_page(result: GenerationResult) -> str | None:
@@ -310,10 +310,11 @@ def _has_template(model: LLaDAForCausalLM) -> bool:
     return model.tokenizer is not None and model.tokenizer.chat_template is not None
 
 
-def _error(error: Exception) -> RefusedError:
+def _error(job: Job, asked: Asked) -> RefusedError:
     """What a client is told of a job that has failed."""
-    if isinstance(error, DeadlineError):
-        return RefusedError(504, str(error), None, "deadline_exceeded")
+    error = job.error
+    if isinstance(error, DeadlineError):  # that of the client's own wish, or the server's
+        return RefusedError(408 if asked.hurried else 504, str(error), None, "deadline_exceeded")
     if isinstance(error, LladaError | MemoryError):
         return _unavailable(error)
     return RefusedError(500, "the server has made a mistake; its log says more", None, "internal_error")

@@ -59,6 +59,8 @@ class Asked:
         Whether it is answered in pieces, with a last one on what it took, and with what is not settled yet.
     timeout : float
         Seconds.
+    hurried : bool
+        Whether it names them itself.
     """
 
     prompts: list[Any]
@@ -73,6 +75,7 @@ class Asked:
     replay: bool
     logprobs: bool
     timeout: float
+    hurried: bool
 
     def generation(self, model: LLaDAForCausalLM) -> Generation:
         """The same, encoded and checked by the model.
@@ -182,7 +185,7 @@ def _asked(data: Mapping[str, Any], prompts: list[Any], is_chat: bool, logprobs:
     seed = data.get("seed")
     return Asked(prompts, is_chat, _options(data, settings, model), None if seed is None else _count("seed", seed, 0, LARGEST_SEED),
                  _count("n", data.get("n", 1), 1, settings.choices), tuple(stops), stream,
-                 _flag(usage, "include_usage"), drafts, _flag(data, "replay"), logprobs, timeout)
+                 _flag(usage, "include_usage"), drafts, _flag(data, "replay"), logprobs, timeout, "timeout" in data)
 
 
 def _options(data: Mapping[str, Any], settings: Settings, model: LLaDAForCausalLM) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 from typing import Any
 
 from .. import __version__
+from .._sampler import REMASKING
+from ..backend import CACHE_DTYPES
+from ..method import BLOCK_CAUSAL_PRESETS, PRESETS
 from ..model import LLaDAForCausalLM
 from ..options import LARGEST_SEED
 from .fields import COUNTS, FLAGS, LONGEST_SPEC, RANGES, ROLES, SPECS, STEPS_PER_TOKEN
@@ -79,6 +82,9 @@ def _common(settings: Settings, model: LLaDAForCausalLM) -> Schema:
         **counts,
         **{name: {"type": "number", "minimum": low, "maximum": high} for name, (low, high) in RANGES.items()},
         **{name: {"type": "string", "maxLength": LONGEST_SPEC} for name in SPECS},
+        "preset": {"enum": list(BLOCK_CAUSAL_PRESETS if model.config.attention_block else PRESETS)},
+        "remasking": {"enum": list(REMASKING)},
+        "cache_dtype": {"enum": list(CACHE_DTYPES)},
         **{name: FLAG for name in FLAGS},
     }
 
