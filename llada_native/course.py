@@ -158,6 +158,11 @@ class Course:
         self._held, self._renew = Held.nothing(len(self.canvas.ids), self._held.passes), True
         self._truncate(0)
 
+    def finish(self) -> None:
+        """Ask for no further pass."""
+        self.finished = True
+        self.close()
+
     def close(self) -> None:
         """Free its caches, or leave them to later requests."""
         if self._carry is not None and self._own:
@@ -202,7 +207,7 @@ class Course:
         while not self.finished and not self._unfinished():
             self._stop_early()
             if self.end >= len(self.canvas.ids):
-                self._finish()
+                self.finish()
             elif not self.finished:
                 self._enter(self.block + 1)
         if not self.method.editor.edits:
@@ -222,11 +227,7 @@ class Course:
             masks = c.fill(c.options.eos_id)
             if len(masks):
                 self.events.append(Write(FILL, masks, c.ids[masks], np.full(len(masks), np.nan)))
-            self._finish()
-
-    def _finish(self) -> None:
-        self.finished = True
-        self.close()
+            self.finish()
 
     # ---- what a pass writes
 

@@ -34,4 +34,4 @@ class NonFiniteLogitsError(LladaError, ArithmeticError):
 
 
 class GenerationCancelled(LladaError):
-    """The model was closed while it was generating."""
+    """The model was closed while it was generating, or the request was given up."""

@@ -12,6 +12,7 @@ from .backend import Backend
 from .canvas import Canvas, random_streams
 from .carry import Carry
 from .decoding import Denoising
+from .denoiser import Denoiser
 from .fallback import ENGINE_FAILURES, checked_fallback, interruptible, report
 from .live import LiveView
 from .method import Method
@@ -83,20 +84,20 @@ class Generation:
             self.seed = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]  # a second attempt draws the same numbers
         backend = self.model._backend
         while True:
-            run = self._denoising(backend, drafts or (feed is not None and feed.drafts))
+            run = self.denoising(Denoiser(backend), drafts or (feed is not None and feed.drafts))
             try:
-                return self._result(run, self._drive(run, verbose, callback, view, feed))
+                return self.result(run, self._drive(run, verbose, callback, view, feed))
             except ENGINE_FAILURES as e:
                 if fallback is None or backend is not self.model._backend or backend.name == fallback:
                     raise
                 report(e, backend.name, fallback, {**self.model._facts(), "prompts": [len(p) for p in self.prompts],
                                                    "gen_length": [o.gen_length for o in self.options],
-                                                   "forward passes before": run.denoiser.n_forward})
+                                                   "forward passes before": run.n_forward})
                 backend = self.model._substitute(fallback)
 
     def steps(self, drafts: bool) -> Iterator[Step]:
         """The same as an iterator; nothing runs before it is asked."""
-        run = self._denoising(self.model._backend, checks.boolean("drafts", drafts))
+        run = self.denoising(Denoiser(self.model._backend), checks.boolean("drafts", drafts))
 
         def steps() -> Iterator[Step]:
             with interruptible(self.model._backend):
@@ -125,10 +126,12 @@ class Generation:
                     return True
         return False
 
-    def _denoising(self, backend: Backend, drafts: bool = False) -> Denoising:
+    def denoising(self, denoiser: Denoiser, drafts: bool = False) -> Denoising:
+        """A run of it, from the start."""
+        backend = denoiser.backend
         streams = random_streams(self.seed, len(self.prompts))
         canvases = [Canvas(*parts) for parts in zip(self.prompts, self.options, streams, self.answers, strict=True)]
-        run = Denoising(backend, canvases, lambda answer: _notice(backend) + self._settled(answer),
+        run = Denoising(denoiser, canvases, lambda answer: _notice(backend) + self._settled(answer),
                         lambda answer: _notice(backend) + self._text(answer), self.model.max_tokens, drafts,
                         self.carry if backend is self.model._backend else None)
         run.trace.end_ids, run.trace.gen_length, run.trace.method = self._ends, self.kept, self.options[0].title
@@ -155,7 +158,8 @@ class Generation:
     def _ends(self) -> list[int]:
         return [] if self.whole else self.options[0].end_ids
 
-    def _result(self, run: Denoising, cancelled: bool) -> GenerationResult:
+    def result(self, run: Denoising, cancelled: bool) -> GenerationResult:
+        """What a run has made, at its end or where it was cancelled."""
         reasons, texts, lengths = [], [], []
         backend = run.denoiser.backend
         for c in run.canvases:
@@ -173,9 +177,9 @@ class Generation:
             commit_step=[c.commit_step[:self.kept] for c in run.canvases],
             confidence=[c.confidence[:self.kept] for c in run.canvases],
             answer_lengths=lengths,
-            n_forward=run.denoiser.n_forward,
-            rows_computed=run.denoiser.rows_computed,
-            timings={"forward": run.denoiser.seconds_forward, "sample": run.denoiser.seconds_sample, "total": run.seconds},
+            n_forward=run.n_forward,
+            rows_computed=run.rows_computed,
+            timings={"forward": run.seconds_forward, "sample": run.seconds_sample, "total": run.seconds},
             backend=backend.name,
             trace=run.trace,
         )

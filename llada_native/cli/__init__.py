@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import LladaError
-from . import batch, bench, chat, completion, convert, generate, infill, info, replay, score, selftest
+from . import batch, bench, chat, completion, convert, generate, infill, info, replay, score, selftest, serve
 from .arguments import EXIT_CODES, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Parser, examples
 
 # A command is a module with `add(commands)`, which adds its parser and sets `run`: a function of the arguments that returns an exit code.
-COMMANDS = (generate, chat, infill, score, batch, replay, info, bench, convert, selftest, completion)
+COMMANDS = (generate, chat, infill, score, batch, serve, replay, info, bench, convert, selftest, completion)
 EPILOG = examples(
     'llada-native generate "Sort these numbers: 31, 7, 52, 12."',
     'llada-native generate --model path/to/LLaDA-8B-Instruct --gen-length 128 --block-length 32 "What is diffusion?"',
