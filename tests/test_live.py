@@ -291,23 +291,23 @@ def test_without_a_tokenizer_there_are_ids(every_frame, size):
 
 @pytest.mark.resident
 def test_it_costs_a_hundredth(size):
-    """A frame every 100 times its own cost, at most, and next to nothing in between."""
-    model = LLaDAForCausalLM()
-    out = Tty()
+    """A frame every 100 times its own cost, at most, and next to nothing in between. By the time of this thread's processor, which a
+    pause of the machine does not count in."""
     spent = 0.0
 
     class Timed(LiveView):
         def __call__(self, step):
             nonlocal spent
-            start = time.perf_counter()
+            start = time.thread_time()
             super().__call__(step)
-            spent += time.perf_counter() - start
+            spent += time.thread_time() - start
 
-    start = time.perf_counter()
+    model = LLaDAForCausalLM()
+    start = time.thread_time()
     for _ in range(5):
-        model.generate(PROMPT, live=Timed(out))
-    share = spent / (time.perf_counter() - start)
-    assert share < 0.03, f"{share:.1%}"  # 1 % by design; a pause of the machine within a frame counts as the frame's
+        model.generate(PROMPT, live=Timed(Tty()))
+    share = spent / (time.thread_time() - start)
+    assert share < 0.03, f"{share:.1%}"  # 1 % by design, of which waiting for other threads is part
 
 
 # ---- a real pseudo terminal
