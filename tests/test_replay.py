@@ -368,10 +368,10 @@ def test_the_commands_of_the_documents(tmp_path, monkeypatch, capsys):
     assert len(lines) == 4 and [run["name"] for run in told(Path("both.html").read_text("utf-8"))] == ["exact", "fast"]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["none.trace"], "none.trace"), ([__file__], "expected a trace"), (["a", "b", "c"], "trace: expected 1 to 2 files, found 3")])
-def test_command_errors(tmp_path, capsys, arguments, message):
-    assert cli.main(["replay", *arguments, "-o", str(tmp_path / "page.html")]) == 1
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["none.trace"], 1, "none.trace"), ([__file__], 2, "expected a trace"), (["a", "b", "c"], 2, "trace: expected 1 to 2 files, found 3")])
+def test_command_errors(tmp_path, capsys, arguments, code, message):
+    assert cli.main(["replay", *arguments, "-o", str(tmp_path / "page.html")]) == code
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "page.html").exists()
 
