@@ -84,7 +84,7 @@ def test_command_info():
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [
-    (("generate", "--model", "/no/such/folder", "hi"), 1, "found nothing"),
+    (("generate", "--model", "/no/such/folder", "hi"), 1, "found neither"),
     (("generate", "--gen-length", "48", "--block-length", "32", "hi"), 2, "would do"),
     (("generate", "--temperature", "-1", "hi"), 2, "temperature"),
     (("generate",), 1, "standard input is empty"),

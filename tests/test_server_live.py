@@ -437,7 +437,7 @@ def test_the_documents_examples_run(server, capfd):
     serves = [line for line in commands if line.startswith("llada-native serve")]
     assert len(serves) == 4
     for line in serves:
-        assert cli._parser().parse_args(shlex.split(line)[1:]).run
+        assert cli.build_parser().parse_args(shlex.split(line)[1:]).run
     if shutil.which("curl"):
         [curl] = re.findall(r"^curl .*$", text, re.M)
         found = subprocess.run(shlex.split(curl), capture_output=True, check=True, timeout=servers.PATIENCE)
