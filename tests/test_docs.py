@@ -42,7 +42,7 @@ def test_examples_run(page, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", *(f"docs/{name}.md" for name in (
-    "selectors", "weights", "gguf", "running", "c_api", "demo_model", "server")), "SECURITY.md"])
+    "selectors", "models", "weights", "gguf", "running", "c_api", "demo_model", "server")), "SECURITY.md"])
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text("utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):

@@ -66,7 +66,8 @@ class Scene:
         from llada_native.trace import REVEAL, Forward, Write
 
         events = [(r, Write(REVEAL, np.array([p]), np.array([t], np.int32), np.array([0.5]))) for r, p, t in writes]
-        self.trace.forwards.append(Forward([(r, len(c), 1, True) for r, c in enumerate(self.trace.canvases)], events=events, seconds=seconds))
+        passes = [(r, len(c), 1, True) for r, c in enumerate(self.trace.canvases)]
+        self.trace.forwards.append(Forward(passes, events=events, seconds=seconds))
         n = len(self.trace.forwards)
         self.view(Step(n - 1, 8, 0, 2, seconds, n - 1, self.trace, None, None, None))
         return self.look()
