@@ -356,7 +356,6 @@ class Scheduler:
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         logger.error("%d request(s) have failed: %s: %s", len(jobs), type(error).__name__, error, exc_info=error)
-        self._denoiser = Denoiser(self.model._backend)
         with self._changed:
             for job in jobs:
                 self._running.remove(job)

@@ -293,16 +293,17 @@ def test_a_reader_who_does_not_read(impatient):
     until(lambda: impatient.connections == 0)
 
 
-def test_a_crowd_is_thinned_out(impatient):
+def test_a_crowd_is_thinned_out():
     """Beyond the limit, those who have waited longest without a request go; healthy requests pass."""
-    crowd = [impatient.connect() for _ in range(64)]
-    try:
-        assert impatient.ask("GET", "/health")[0] == 200
-        until(lambda: impatient.connections <= impatient.settings.connections)
-    finally:
-        for connection in crowd:
-            connection.close()
-    until(lambda: impatient.connections == 0)
+    with LLaDAForCausalLM.from_pretrained() as model, servers.running(model, connections=32, head_seconds=servers.PATIENCE) as server:
+        crowd = [server.connect() for _ in range(64)]
+        try:
+            assert server.ask("GET", "/health")[0] == 200
+            until(lambda: server.connections <= 32)
+            assert all(gone(connection) for connection in crowd[:32])
+        finally:
+            for connection in crowd:
+                connection.close()
 
 
 def test_healthy_clients_among_half_open_connections(server):
@@ -346,14 +347,18 @@ def test_bodies_share_a_limit():
 
 # ---- the command
 
+@contextlib.contextmanager
 def command(*arguments, **environment):
-    return subprocess.Popen([sys.executable, "-m", "llada_native", "serve", "--port", "0", *arguments], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment})
+    with subprocess.Popen([sys.executable, "-m", "llada_native", "serve", "--port", "0", *arguments], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def port_of(process):
     line = process.stdout.readline()
-    assert line, process.communicate()[1]
     assert line.startswith("llada-native: demo on http://127.0.0.1:"), line
     return int(line.rpartition(":")[2])
 
@@ -362,34 +367,30 @@ def port_of(process):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_ends_with_grace(number):
     """A signal in the middle of an answer: the answer comes, then the process ends, well."""
-    process = command()
-    port = port_of(process)
-    with socket.create_connection(("127.0.0.1", port), timeout=servers.PATIENCE) as connection:
-        body = {**LONG, "max_tokens": 64, "block_length": 64, "stream": True}
-        connection.sendall(servers.raw("POST", "/v1/chat/completions", body))
-        assert connection.recv(1)
-        process.send_signal(number)
-        rest = b""
-        while part := connection.recv(1 << 16):
-            rest += part
-    assert b"data: [DONE]" in rest
-    printed, logged = process.communicate(timeout=servers.PATIENCE)
-    assert process.returncode == 0 and printed == "" and logged == ""
+    with command() as process:
+        port = port_of(process)
+        with socket.create_connection(("127.0.0.1", port), timeout=servers.PATIENCE) as connection:
+            body = {**LONG, "max_tokens": 64, "block_length": 64, "stream": True}
+            connection.sendall(servers.raw("POST", "/v1/chat/completions", body))
+            assert connection.recv(1)
+            process.send_signal(number)
+            rest = b""
+            while part := connection.recv(1 << 16):
+                rest += part
+        assert b"data: [DONE]" in rest
+        printed, logged = process.communicate(timeout=servers.PATIENCE)
+        assert process.returncode == 0 and printed == "" and logged == ""
 
 
 def test_the_command_has_a_key(tmp_path):
     (tmp_path / "key").write_text("secret\n")
-    for process in (command("--api-key-file", str(tmp_path / "key")), command(LLADA_API_KEY="secret")):
-        try:
-            port = port_of(process)
-            with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret", max_retries=0) as client:
+    for running in (command("--api-key-file", str(tmp_path / "key")), command(LLADA_API_KEY="secret")):
+        with running as process:
+            address = f"http://127.0.0.1:{port_of(process)}/v1"
+            with openai.OpenAI(base_url=address, api_key="secret", max_retries=0) as client:
                 assert client.models.list().data[0].id == "demo"
-            with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x", max_retries=0) as client, \
-                    pytest.raises(openai.AuthenticationError):
+            with openai.OpenAI(base_url=address, api_key="x", max_retries=0) as client, pytest.raises(openai.AuthenticationError):
                 client.models.list()
-        finally:
-            process.terminate()
-            process.communicate(timeout=servers.PATIENCE)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

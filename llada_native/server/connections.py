@@ -38,7 +38,9 @@ class TimedConnection(H11Protocol):
         super().connection_made(transport)
         self._look(True)
         if len(self.connections) > self._crowd.settings.connections:
-            (next(iter(self._crowd.waiting), None) or self).transport.abort()
+            oldest = next(iter(self._crowd.waiting))  # this one, if all others are owed an answer
+            del self._crowd.waiting[oldest]  # it leaves later: the next newcomer is not to find it again
+            oldest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -46,7 +48,7 @@ class TimedConnection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._look(self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0]))
+        self._look(False)  # uvicorn's own clock runs until something comes
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._crowd.waiting.pop(self, None)
