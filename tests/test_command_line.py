@@ -199,8 +199,8 @@ def test_commands_of_the_documents_run(page, line, tmp_path, demo):
     (tmp_path / "question.txt").write_text("What is 12 plus 30?\n")
     if "llada-8b-int4" in line and "convert" not in line:
         llada_native.convert(tmp_path / "path/to/LLaDA-8B-Instruct", tmp_path / "llada-8b-int4", dtype="int4")
-    if line.startswith("llada-native bench"):
-        return  # takes minutes; tests/test_package.py runs it with small shapes
+    if line.startswith(("llada-native bench", "llada-native serve")):
+        return  # takes minutes, and runs until it is told to end; test_package.py and test_server_live.py run them
     python = f"PYTHONPATH={shlex.quote(os.pathsep.join(sys.path))} {shlex.quote(sys.executable)}"
     setup = f'llada-native() {{ {python} -m llada_native "$@"; }}; '
     run = subprocess.run(["bash", "-c", setup + line], capture_output=True, cwd=tmp_path, text=True, input="",
