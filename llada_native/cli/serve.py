@@ -14,9 +14,10 @@ def add(commands: Any) -> None:
         "llada-native serve",
         "llada-native serve --model path/to/LLaDA-8B-Instruct --dtype int4 --preset fast --port 8080",
         f"{KEY_VARIABLE}=secret llada-native serve --host 0.0.0.0 --allow-host llada.example.org",
-        'curl -s http://127.0.0.1:8000/v1/chat/completions -H "Content-Type: application/json" \\\n'
-        '    -d \'{"model": "demo", "messages": [{"role": "user", "content": "What is 17 plus 25?"}]}\'',
-        more="Ctrl-C or SIGTERM ends it: running requests get --grace seconds.\n")
+        more="Then, for instance:\n"
+             '  curl -s http://127.0.0.1:8000/v1/chat/completions -H "Content-Type: application/json" \\\n'
+             '    -d \'{"model": "demo", "messages": [{"role": "user", "content": "What is 17 plus 25?"}]}\'\n\n'
+             "Ctrl-C or SIGTERM ends it: running requests get --grace seconds.\n")
     arguments.add_model(parser)
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1, this machine only)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free one")
