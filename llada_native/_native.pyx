@@ -150,7 +150,7 @@ cdef class NativeModel:
     cdef int require_columns(self, str tensor, int64_t layer, int64_t expert, int64_t rows, array) except -1:
         """Rows of an array are read as wide as the tensor's."""
         cdef int64_t columns = self.get().columns(<cpp.Tensor> <int> TENSORS.index(tensor), layer, expert)
-        if array.size != rows * columns:
+        if columns and array.size != rows * columns:
             raise ValueError(f"{tensor}: expected rows of {columns} columns, found shape {tuple(array.shape)}")
         return 0
 
