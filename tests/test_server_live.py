@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -350,7 +351,7 @@ def test_bodies_share_a_limit():
 @contextlib.contextmanager
 def command(*arguments, **environment):
     with subprocess.Popen([sys.executable, "-m", "llada_native", "serve", "--port", "0", *arguments], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment}) as process:
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment}, cwd=tempfile.gettempdir()) as process:
         try:
             yield process
         finally:
