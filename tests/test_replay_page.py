@@ -187,7 +187,8 @@ def test_the_picture_of_positions_and_passes(opened, fast):
     """A click goes to its pass and its token; bars begin in the colour of their pass."""
     page = opened(fast)
     x, y, width, height = page.evaluate("(() => { const c = document.querySelector('.raster canvas'); "
-                                        "c.scrollIntoView({block: 'center', behavior: 'instant'}); const b = c.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; })()")
+                                        "c.scrollIntoView({block: 'center', behavior: 'instant'}); "
+                                        "const b = c.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; })()")
     page.click_at(x + width * 2.5 / (fast.n_forward + 1), y + 9 + (height - 9) * 10.5 / 64)
     assert page.evaluate(STEP) == 2
     assert "position 11 of 64" in page.evaluate("document.querySelector('.token').innerText")

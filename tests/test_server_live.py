@@ -351,7 +351,8 @@ def test_bodies_share_a_limit():
 @contextlib.contextmanager
 def command(*arguments, **environment):
     with subprocess.Popen([sys.executable, "-m", "llada_native", "serve", "--port", "0", *arguments], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment}, cwd=tempfile.gettempdir()) as process:
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
+                          cwd=tempfile.gettempdir()) as process:
         try:
             yield process
         finally:
