@@ -131,7 +131,10 @@ Team::Team(int threads, const Interrupt& interrupt)
   pool->wake.notify_all();
 }
 
+Team::Team(Team& outer, int thread) : size_(1), outer_(&outer), outer_thread_(thread), interrupt_{} {}
+
 Team::~Team() {
+  if (outer_) return;
   if (size_ > 1) {
     {
       std::lock_guard<std::mutex> lock(pool->mutex);

@@ -17,6 +17,8 @@ class Team {
  public:
   // Waits for its turn; throws Cancelled when `interrupt` asks for it meanwhile.
   Team(int threads, const Interrupt& interrupt);
+  // The calling thread alone, thread `thread` in a region of `outer`: it has the turn and the interrupt of that one.
+  Team(Team& outer, int thread);
   ~Team();
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
@@ -45,6 +47,7 @@ class Team {
 
   // Called between tiles, a millisecond or less apart: true when the region is to be left.
   bool stopped(int thread) {
+    if (outer_) return outer_->stopped(outer_thread_);
     if (thread == 0) poll();
     return stopped_.load(std::memory_order_relaxed);
   }
@@ -54,6 +57,7 @@ class Team {
   void run(Entry entry, const void* body);
   void poll();
   void throw_if_stopped() const {
+    if (outer_) return outer_->throw_if_stopped();
     if (stopped_.load(std::memory_order_relaxed)) throw Cancelled();
   }
 
@@ -64,6 +68,8 @@ class Team {
   }
 
   const int size_;
+  Team* const outer_ = nullptr;
+  const int outer_thread_ = 0;
   const Interrupt interrupt_;
   std::chrono::steady_clock::time_point last_poll_;
   std::atomic<bool> stopped_{false};

@@ -14,12 +14,12 @@
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
-#include <unordered_map>
 #include <vector>
 
 #include "kernels/dispatch.h"
 #include "llada/runtime.h"
 #include "model/kv_cache.h"
+#include "model/layout.h"
 #include "model/weights.h"
 #include "model/workspace.h"
 #include "ops/attention.h"
@@ -33,7 +33,9 @@ namespace llada {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr int64_t kMaxPositions = int64_t{1} << 24;
+// Of a model whose weights stay in the cache that threads share: each can then run requests of its own, and need not wait for the others
+// after every product.
+constexpr int64_t kSharedCacheBytes = int64_t{32} << 20;
 
 int checked_threads(int threads) {
   if (threads < 1 || threads > kMaxThreads)
@@ -111,106 +113,6 @@ ModelConfig checked(ModelConfig c) {
   return c;
 }
 
-// Where every row of a batch stands.
-struct Layout {
-  std::vector<Span> spans;      // [requests]
-  std::vector<int32_t> slots;   // [rows] in the request's key store; shadows lie behind what its cache will hold
-  std::vector<int32_t> places;  // [rows] for RoPE
-  std::vector<int32_t> twins;   // [rows] slot that a shadow does not see; empty without shadows
-  int64_t rows = 0;
-  int64_t farthest = 0;    // place
-  int64_t loose_keys = 0;  // room in the workspace for keys that no float32 cache holds, whole panels a request
-
-  void add(int64_t slot, int64_t place) {
-    slots.push_back(static_cast<int32_t>(slot));
-    places.push_back(static_cast<int32_t>(place));
-    farthest = std::max(farthest, place);
-  }
-};
-
-std::string range(int64_t least, int64_t most) { return std::to_string(least) + " to " + std::to_string(most); }
-
-std::string entry(const char* name, int64_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
-
-void check_place(int64_t i, int64_t place) {
-  if (place < 0 || place >= kMaxPositions)
-    throw std::invalid_argument(entry("places", i) + ": expected " + range(0, kMaxPositions - 1) + ", found " + std::to_string(place));
-}
-
-// Checked before anything is written. Caches go by their name in the C interface, which leaves these checks to it.
-Layout lay_out(const RaggedBatch& batch, const ModelConfig& c, int64_t panel, uint64_t model) {
-  const int64_t vocabulary = c.vocabulary;
-  Layout layout;
-  std::unordered_map<const KVCache*, int64_t> users;  // request of each cache
-  if (batch.slots && batch.positions) throw std::invalid_argument("positions: expected none beside slots, found some");
-  for (int64_t r = 0; r < batch.requests; ++r) {
-    const int64_t length = batch.lengths[r], position = batch.positions ? batch.positions[r] : 0;
-    const KVCache* cache = batch.caches ? batch.caches[r] : nullptr;
-    if (length < 1) throw std::invalid_argument(entry("lengths", r) + ": expected at least 1, found " + std::to_string(length));
-    const int64_t cached = cache ? cache->length() : 0;
-    if (position < 0 || position > cached)
-      throw std::invalid_argument(entry("positions", r) + ": expected 0 to " + std::to_string(cached) + " (what its cache holds), found " +
-                                  std::to_string(position));
-    if (position + length > kMaxPositions)
-      throw std::invalid_argument(entry("lengths", r) + ": expected an end within " + std::to_string(kMaxPositions) + " positions, found " +
-                                  std::to_string(position + length));
-    if (cache && cache->impl().model != model) throw std::invalid_argument(entry("kv_caches", r) + ": belongs to another model");
-    if (cache) {
-      const auto [user, first] = users.emplace(cache, r);
-      if (!first) throw std::invalid_argument(entry("kv_caches", r) + ": is also that of request " + std::to_string(user->second));
-    }
-    const int64_t begin = layout.rows, end = begin + length;
-    int64_t shadow_begin = end;
-    if (batch.twins) shadow_begin = std::find_if(batch.twins + begin, batch.twins + end, [](int32_t t) { return t != -1; }) - batch.twins;
-    if (shadow_begin == begin)
-      throw std::invalid_argument(entry("twins", begin) + ": expected -1 (a request does not begin with a shadow), found " +
-                                  std::to_string(batch.twins[begin]));
-    int64_t next = position;  // behind the last slot
-    for (int64_t i = begin; i < shadow_begin; ++i) {
-      const int64_t slot = batch.slots ? batch.slots[i] : next, place = batch.places ? batch.places[i] : slot;
-      const int64_t most = std::min(std::max(cached, next), kMaxPositions - 1);
-      if (slot < next || slot > most)
-        throw std::invalid_argument(entry("slots", i) + ": expected " + range(next, most) +
-                                    " (ascending, and without a gap behind what its cache holds), found " + std::to_string(slot));
-      check_place(i, place);
-      if (c.attention_block > 0 && place != slot)
-        throw std::invalid_argument(entry("places", i) + ": expected " + std::to_string(slot) +
-                                    " (its slot, by which this model tells blocks apart), found " + std::to_string(place));
-      layout.add(slot, place);
-      next = slot + 1;
-    }
-    const int64_t keys = std::max(cached, next), shadows = end - shadow_begin;
-    if (c.attention_block > 0 && shadows > 0)
-      throw std::invalid_argument(entry("twins", shadow_begin) + ": expected -1 (rows of this model see blocks, and a shadow has none), " +
-                                  "found " + std::to_string(batch.twins[shadow_begin]));
-    for (int64_t i = shadow_begin; i < end; ++i) {
-      const int64_t twin = batch.twins[i], place = batch.places ? batch.places[i] : twin;
-      if (twin < 0 || twin >= keys)
-        throw std::invalid_argument(entry("twins", i) + ": expected " + range(0, keys - 1) +
-                                    (twin == -1 ? " (shadows are the last rows of a request), found "
-                                                : " (a slot that its request sees), found ") +
-                                    std::to_string(twin));
-      if (batch.slots && batch.slots[i] != -1)
-        throw std::invalid_argument(entry("slots", i) + ": expected -1 (of a shadow), found " + std::to_string(batch.slots[i]));
-      check_place(i, place);
-      layout.add(keys + i - shadow_begin, place);
-    }
-    if (batch.twins) layout.twins.insert(layout.twins.end(), batch.twins + begin, batch.twins + end);
-    layout.spans.push_back({begin, length, keys, shadows, begin, length, shadows, {}, {}});
-    layout.rows += length;
-    if (!cache || cache->dtype() == DType::float16) layout.loose_keys += round_up(keys + shadows, panel);
-  }
-  for (int64_t i = 0; i < layout.rows; ++i)
-    if (batch.tokens[i] < 0 || batch.tokens[i] >= vocabulary)
-      throw std::invalid_argument(entry("tokens", i) + ": expected 0 to " + std::to_string(vocabulary - 1) + ", found " +
-                                  std::to_string(batch.tokens[i]));
-  for (int64_t i = 0; i < batch.selected; ++i)
-    if (batch.rows[i] < 0 || batch.rows[i] >= layout.rows || (i > 0 && batch.rows[i] <= batch.rows[i - 1]))
-      throw std::invalid_argument(entry("rows", i) + ": expected ascending rows below " + std::to_string(layout.rows) + ", found " +
-                                  std::to_string(batch.rows[i]));
-  return layout;
-}
-
 // The caches of a batch while it runs: room for their new positions, and a length that tells what is whole.
 class OpenCaches {
  public:
@@ -239,40 +141,26 @@ class OpenCaches {
 };
 
 // Points every request at its keys of one layer: those of its float32 cache, or its part of the workspace.
-void open_stores(const OpenCaches& caches, int64_t layer, const AttentionShape& shape, int64_t panel, Workspace& w,
-                 std::vector<Span>& spans) {
+void open_stores(const OpenCaches& caches, int64_t layer, const AttentionShape& shape, int64_t panel, Workspace& w, Layout& layout) {
   int64_t loose = 0;
-  for (size_t r = 0; r < spans.size(); ++r) {
-    if (caches[r] && caches[r]->dtype == DType::float32) {
-      spans[r].store = caches[r]->layer<float>(layer);
+  for (size_t r = 0; r < layout.spans.size(); ++r) {
+    Span& s = layout.spans[r];
+    KVCache::Impl* cache = caches[layout.request_begin + r];
+    if (cache && cache->dtype == DType::float32) {
+      s.store = cache->layer<float>(layer);
       continue;
     }
-    if (caches[r]) spans[r].half = caches[r]->layer<uint16_t>(layer);
-    const int64_t capacity = round_up(spans[r].stored(), panel);
-    spans[r].store = {w.packed_k.data() + loose * k_width(shape), w.packed_v.data() + loose * v_width(shape, panel), capacity};
+    if (cache) s.half = cache->layer<uint16_t>(layer);
+    const int64_t capacity = layout.loose[r];
+    s.store = {w.packed_k.data() + loose * k_width(shape), w.packed_v.data() + loose * v_width(shape, panel), capacity};
     loose += capacity;
   }
 }
 
-// Leaves only the selected rows with queries.
-void select_queries(const RaggedBatch& batch, Layout& layout) {
-  int64_t taken = 0;
-  for (Span& s : layout.spans) {
-    s.query_begin = taken;
-    while (taken < batch.selected && batch.rows[taken] < s.row_begin + s.rows) ++taken;
-    s.queries = taken - s.query_begin;
-    const int32_t *first = batch.rows + s.query_begin, *last = batch.rows + taken;
-    s.shadow_queries = last - std::lower_bound(first, last, s.row_begin + s.rows - s.shadows);
-  }
-  for (std::vector<int32_t>* each : {&layout.slots, &layout.places, &layout.twins})
-    for (int64_t i = 0; !each->empty() && i < batch.selected; ++i)
-      (*each)[static_cast<size_t>(i)] = (*each)[static_cast<size_t>(batch.rows[i])];
-}
-
 // Moves the selected rows to the front; they ascend, so no row is overwritten before it moved.
-void gather(const RaggedBatch& batch, Rows x, int64_t width) {
-  for (int64_t i = 0; i < batch.selected; ++i)
-    std::memmove(x.row(i), x.row(batch.rows[i]), static_cast<size_t>(width) * sizeof(float));
+void gather(const std::vector<int32_t>& selected, Rows x, int64_t width) {
+  for (size_t i = 0; i < selected.size(); ++i)
+    std::memmove(x.row(static_cast<int64_t>(i)), x.row(selected[i]), static_cast<size_t>(width) * sizeof(float));
 }
 
 // Queries or keys: normalised by head, where the model has such norms, and rotated to their places.
@@ -300,6 +188,7 @@ struct Model::Impl {
         rope_table(config.rope_theta, config.rotary_dim) {}
 
   void forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt);
+  void run_layers(Team& team, Workspace& w, const OpenCaches& caches, Layout& layout, float* hidden) const;
 
   const uint64_t serial = next_serial();
   const ModelConfig config;
@@ -308,34 +197,53 @@ struct Model::Impl {
   std::atomic<int> threads;
   Weights weights;
   // Guarded by the turn that a Team holds.
-  Workspace workspace;
+  std::vector<Workspace> workspaces{1};  // one a thread, where threads run parts of a batch
   RopeTable rope_table;
 };
 
 void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt) {
+  Team team(threads, interrupt);
+  Layout whole = lay_out(batch, config, kernels.panel, serial);
+  std::vector<Layout> parts;
+  if (weights.bytes() <= kSharedCacheBytes) parts = share_out(whole, team.size());
+  int64_t rows = parts.empty() ? whole.rows() : 0, loose_keys = parts.empty() ? whole.loose_keys() : 0;
+  for (const Layout& part : parts) rows = std::max(rows, part.rows()), loose_keys = std::max(loose_keys, part.loose_keys());
+  const size_t used = parts.empty() ? 1 : static_cast<size_t>(team.size());
+  if (used > workspaces.size()) workspaces.resize(used);
+  for (size_t i = 0; i < used; ++i) workspaces[i].fit(config, kernels.panel, rows, loose_keys);
+  rope_table.grow(whole.farthest() + 1);
+  OpenCaches caches(batch, whole);  // a failure before it changes no cache
+  if (batch.selected == 0 && !caches.any()) return;
+  if (parts.empty()) {
+    run_layers(team, workspaces[0], caches, whole, hidden);
+  } else {
+    std::atomic<size_t> next{0};
+    team.run([&](int thread) {
+      Team alone(team, thread);
+      for (size_t i = next++; i < parts.size(); i = next++)
+        run_layers(alone, workspaces[static_cast<size_t>(thread)], caches, parts[i], hidden + parts[i].selected_begin * config.d_model);
+    });
+  }
+  caches.close();
+}
+
+void Model::Impl::run_layers(Team& team, Workspace& w, const OpenCaches& caches, Layout& layout, float* hidden) const {
   const ModelConfig& c = config;
   const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, c.attention_block};
-  Team team(threads, interrupt);
-  Layout layout = lay_out(batch, c, kernels.panel, serial);
-  workspace.fit(c, kernels.panel, layout.rows, layout.loose_keys);
-  rope_table.grow(layout.farthest + 1);
-  OpenCaches caches(batch, layout);  // a failure before it changes no cache
-  if (batch.selected == 0 && !caches.any()) return;
-  Workspace& w = workspace;
-  const int64_t all = layout.rows;
+  const int64_t all = layout.rows(), selected = static_cast<int64_t>(layout.selected.size());
   const auto add_mlp = [&](const Linear& gate, const Linear& up, const Linear& down, int64_t rows) {
     gated_linear(team, kernels, w.quantized, gate, up, w.h, rows, w.gate, w.up);
     linear(team, kernels, w.quantized, {product(down, w.gate, rows, w.x, true)});
   };
 
-  for (int64_t i = 0; i < all; ++i) weights.embed(batch.tokens[i], w.x.row(i));
+  for (int64_t i = 0; i < all; ++i) weights.embed(layout.tokens[static_cast<size_t>(i)], w.x.row(i));
 
   for (int64_t i = 0; i < c.layers; ++i) {
     const LayerWeights& layer = weights.layers[static_cast<size_t>(i)];
     const bool last = i == c.layers - 1;
-    const int64_t rows = last ? batch.selected : all;  // rows that go on: behind the last keys and values only the selected ones do
+    const int64_t rows = last ? selected : all;  // rows that go on: behind the last keys and values only the selected ones do
 
-    open_stores(caches, i, shape, kernels.panel, w, layout.spans);
+    open_stores(caches, i, shape, kernels.panel, w, layout);
     rms_norm(team, kernels, w.x, all, layer.attn_norm, c.norm_eps, w.h);
     const Product k = product(layer.k_proj, w.h, all, w.k), v = product(layer.v_proj, w.h, all, w.v);
     const Product q = product(layer.q_proj, w.h, rows, w.q);
@@ -346,9 +254,9 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
       norm_and_rotate(team, kernels, rope_table, layer.k_norm, c.norm_eps, w.k, all, layout.places.data(), c.kv_heads, c.head_dim);
       store_keys(team, kernels, shape, layout.spans, layout.slots.data(), w.k, w.v);
       if (rows == 0) break;
-      select_queries(batch, layout);
-      gather(batch, w.h, c.d_model);
-      gather(batch, w.x, c.d_model);
+      layout.select_queries();
+      gather(layout.selected, w.h, c.d_model);
+      gather(layout.selected, w.x, c.d_model);
       linear(team, kernels, w.quantized, {q});
     } else {
       linear(team, kernels, w.quantized, {q, k, v});
@@ -373,9 +281,7 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
     }
   }
 
-  if (batch.selected > 0)
-    rms_norm(team, kernels, w.x, batch.selected, weights.final_norm, c.norm_eps, {hidden, static_cast<ptrdiff_t>(c.d_model)});
-  caches.close();
+  if (selected > 0) rms_norm(team, kernels, w.x, selected, weights.final_norm, c.norm_eps, {hidden, static_cast<ptrdiff_t>(c.d_model)});
 }
 
 bool ModelConfig::has_experts(int64_t layer) const {
@@ -436,7 +342,7 @@ void Model::head(const float* hidden, int64_t rows, int64_t vocab_begin, int64_t
   const ptrdiff_t d_model = static_cast<ptrdiff_t>(impl_->config.d_model);
   // The matrix product only reads x.
   const Rows x{const_cast<float*>(hidden), d_model}, out{logits, static_cast<ptrdiff_t>(vocab_end - vocab_begin)};
-  linear(team, impl_->kernels, impl_->workspace.quantized, {{&impl_->weights.head, x, rows, out, false, vocab_begin, vocab_end}});
+  linear(team, impl_->kernels, impl_->workspaces[0].quantized, {{&impl_->weights.head, x, rows, out, false, vocab_begin, vocab_end}});
 }
 
 const ModelConfig& Model::config() const { return impl_->config; }
@@ -444,6 +350,10 @@ const std::string& Model::isa() const { return impl_->isa; }
 int Model::threads() const { return impl_->threads; }
 void Model::set_threads(int threads) { impl_->threads = checked_threads(threads); }
 int64_t Model::weight_bytes() const { return impl_->weights.bytes(); }
-int64_t Model::workspace_bytes() const { return impl_->workspace.bytes() + impl_->rope_table.bytes(); }
+int64_t Model::workspace_bytes() const {
+  int64_t total = impl_->rope_table.bytes();
+  for (const Workspace& each : impl_->workspaces) total += each.bytes();
+  return total;
+}
 
 }  // namespace llada
