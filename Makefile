@@ -42,14 +42,14 @@ asan:
 	LLADA_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g" \
 	  $(PYTHON) setup.py build_clib --build-temp build/asan --build-clib build/asan \
 	  build_ext --build-temp build/asan --build-lib build/asan/lib
-	cp -r llada_native/*.py llada_native/cli llada_native/demo llada_native/replay include build/asan/lib/llada_native/
+	tar --exclude='*.so' -c llada_native | tar -x -C build/asan/lib && cp -r include build/asan/lib/llada_native/
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/asan/lib $(PYTHON) -m pytest --import-mode=importlib -m "not slow and not resident" \
 	  tests/test_kernels.py tests/test_quantized.py tests/test_packed.py \
 	  tests/test_forward.py tests/test_moe.py tests/test_llada2.py tests/test_dream.py tests/test_gguf.py tests/test_block_causal.py \
 	  tests/test_sampler.py tests/test_filters.py tests/test_generate.py \
 	  tests/test_tasks.py tests/test_slots.py tests/test_shadows.py tests/test_loops.py tests/test_half_caches.py tests/test_c_api.py \
-	  tests/test_bad_folders.py
+	  tests/test_bad_folders.py tests/test_shares.py
 
 clean:
 	rm -rf build $(VENV) dist *.egg-info
