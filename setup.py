@@ -89,13 +89,13 @@ class ParallelBuildExt(build_ext):
         self.ext_map["libllada"].define_macros.append(("LLADA_VERSION", f'"{self.distribution.get_version()}"'))
 
     def build_extension(self, ext):
-        if ext.name.endswith(".libllada") and MACOS:  # modules are bundles there, which no program can be linked with
+        if ext.name.endswith(".libllada") and MACOS:  # a module is a bundle there, which no program can be linked with
             self = copy.copy(self)
             self.compiler = copy.copy(self.compiler)
             for linker in ("linker_so", "linker_so_cxx"):
-                command = getattr(self.compiler, linker)
-                setattr(self.compiler, linker, ["-dynamiclib" if word == "-bundle" else word for word in command])
-        super(ParallelBuildExt, self).build_extension(ext)
+                words = getattr(self.compiler, linker)
+                setattr(self.compiler, linker, ["-dynamiclib" if word == "-bundle" else word for word in words])
+        build_ext.build_extension(self, ext)
 
     def get_ext_filename(self, fullname):
         if fullname.split(".")[-1] == "libllada":
