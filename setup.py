@@ -66,10 +66,17 @@ def libraries():
             *(library(f"llada_{name}", [f"src_cpp/kernels/kernels_{name}.cpp"], flags) for name, flags in isas.items())]
 
 
+def set_up(compiler):
+    """MSVC is looked for at its first use: here, and not by many threads at once."""
+    if MSVC:
+        compiler.initialize()
+
+
 class ParallelBuildClib(build_clib):
     """Compiles all sources of all libraries at once."""
 
     def build_libraries(self, libraries):
+        set_up(self.compiler)
         compile_sources = self.compiler.compile
         with ThreadPoolExecutor(os.cpu_count()) as compilers, ThreadPoolExecutor(len(libraries)) as archivers:
             def compile_in_parallel(sources, **options):
@@ -87,6 +94,10 @@ class ParallelBuildExt(build_ext):
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
         self.ext_map["libllada"].define_macros.append(("LLADA_VERSION", f'"{self.distribution.get_version()}"'))
+
+    def build_extensions(self):
+        set_up(self.compiler)
+        super().build_extensions()
 
     def build_extension(self, ext):
         if ext.name.endswith(".libllada") and MACOS:  # a module is a bundle there, which no program can be linked with
