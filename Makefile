@@ -1,10 +1,11 @@
 # make demo   an environment, an installation, an answer from the demo model
 # make test   the tests, in a fresh environment that it makes itself
+# make wheel  the source distribution and the wheel in dist/, tried where there is no compiler
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: build demo test bench lint asan clean
+.PHONY: build demo test wheel bench lint asan clean
 
 # A private environment with the package installed from this folder.
 $(VENV)/installed: pyproject.toml setup.py $(shell find include src_cpp llada_native -type f -not -name '*.so' -not -path '*/__pycache__/*')
@@ -26,6 +27,19 @@ test:
 	build/test-venv/bin/python -m pip install --quiet --upgrade pip
 	build/test-venv/bin/python -m pip install --quiet ".[test]"
 	build/test-venv/bin/pytest
+
+# The wheel is built from the source distribution, and tried in a fresh environment, from an empty folder, with nothing else on PATH.
+wheel:
+	rm -rf dist build/wheel
+	$(PYTHON) -m venv build/wheel/maker
+	$(PYTHON) -m venv build/wheel/user
+	mkdir build/wheel/empty
+	build/wheel/maker/bin/python -m pip install --quiet build
+	build/wheel/maker/bin/python -m build --outdir dist .
+	cd build/wheel/empty && export PATH=$(CURDIR)/build/wheel/user/bin CC=false CXX=false && \
+	  python -m pip install --quiet --only-binary :all: $(CURDIR)/dist/*.whl && \
+	  python -c "import llada_native; assert str(llada_native.generate('Sort these numbers: 31, 7, 52, 12.')) == '7, 12, 31, 52'" && \
+	  llada-native generate "What is 12 plus 30?" && llada-native selftest
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet ".[bench]"

@@ -1,4 +1,5 @@
 """Build: one static library of C++ per instruction set, linked into `_native` and into libllada. The rest is in pyproject.toml."""
+import copy
 import os
 import platform
 import sys
@@ -12,9 +13,15 @@ from setuptools.command.build_clib import build_clib
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
-MSVC = sys.platform == "win32"
-X86 = platform.machine().lower() in ("x86_64", "amd64")
-ARM = platform.machine().lower() in ("aarch64", "arm64") and not MSVC
+MSVC, MACOS = sys.platform == "win32", sys.platform == "darwin"
+MACHINE = platform.machine().lower()
+if MACOS:  # Python of python.org compiles for both architectures, which have different kernels, and for systems without std::filesystem
+    MACHINE, *others = os.environ.setdefault("ARCHFLAGS", f"-arch {MACHINE}").replace("-arch", "").split()
+    if others:
+        raise SystemExit(f"ARCHFLAGS: expected one architecture, found {os.environ['ARCHFLAGS']!r}")
+    os.environ.setdefault("MACOSX_DEPLOYMENT_TARGET", "11.0")
+X86 = MACHINE in ("x86_64", "amd64")
+ARM = MACHINE in ("aarch64", "arm64") and not MSVC
 DEBUG = os.environ.get("LLADA_DEBUG") == "1"
 EXTRA = os.environ.get("LLADA_CXXFLAGS", "").split()  # for sanitizers and -Werror
 
@@ -24,7 +31,7 @@ CFLAGS = (["/O2", "/std:c++17", "/EHsc"] if MSVC else
            "-fno-trapping-math", "-fno-lto", "-g0"]) + EXTRA
 # Headers of GCC 12 warn about their own undefined-value intrinsics (GCC bug 105593).
 AVX512 = ["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c",
-          "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+          "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"]
 # name: (gcc and clang flags, msvc flags, whether this machine's architecture has it)
 ISAS = {
     "scalar": ([], [], True),
@@ -59,10 +66,17 @@ def libraries():
             *(library(f"llada_{name}", [f"src_cpp/kernels/kernels_{name}.cpp"], flags) for name, flags in isas.items())]
 
 
+def set_up(compiler):
+    """MSVC is looked for at its first use: here, and not by many threads at once."""
+    if MSVC:
+        compiler.initialize()
+
+
 class ParallelBuildClib(build_clib):
     """Compiles all sources of all libraries at once."""
 
     def build_libraries(self, libraries):
+        set_up(self.compiler)
         compile_sources = self.compiler.compile
         with ThreadPoolExecutor(os.cpu_count()) as compilers, ThreadPoolExecutor(len(libraries)) as archivers:
             def compile_in_parallel(sources, **options):
@@ -80,6 +94,19 @@ class ParallelBuildExt(build_ext):
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
         self.ext_map["libllada"].define_macros.append(("LLADA_VERSION", f'"{self.distribution.get_version()}"'))
+
+    def build_extensions(self):
+        set_up(self.compiler)
+        super().build_extensions()
+
+    def build_extension(self, ext):
+        if ext.name.endswith(".libllada") and MACOS:  # a module is a bundle there, which no program can be linked with
+            self = copy.copy(self)
+            self.compiler = copy.copy(self.compiler)
+            for linker in ("linker_so", "linker_so_cxx"):
+                words = getattr(self.compiler, linker)
+                setattr(self.compiler, linker, ["-dynamiclib" if word == "-bundle" else word for word in words])
+        build_ext.build_extension(self, ext)
 
     def get_ext_filename(self, fullname):
         if fullname.split(".")[-1] == "libllada":

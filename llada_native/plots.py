@@ -1,4 +1,4 @@
-"""Pictures of a run, by matplotlib, which the extra `plot` brings: when tokens were written, how sure they were, what passes computed."""
+"""Pictures of a run, by matplotlib, which the extra `viz` brings: when tokens were written, how sure they were, what passes computed."""
 from __future__ import annotations
 
 from typing import Any
@@ -81,7 +81,7 @@ def _pyplot() -> Any:
     try:
         from matplotlib import pyplot
     except ImportError as e:
-        raise MissingPackageError("plots are drawn by matplotlib, which is not installed: pip install 'llada-native[plot]'") from e
+        raise MissingPackageError("plots are drawn by matplotlib, which is not installed: pip install 'llada-native[viz]'") from e
     return pyplot
 
 

@@ -197,7 +197,7 @@ class GenerationResult:
         Raises
         ------
         MissingPackageError
-            There is no matplotlib: pip install 'llada-native[plot]'.
+            There is no matplotlib: pip install 'llada-native[viz]'.
         """
         from .plots import overview
 

@@ -1,20 +1,16 @@
 """The aarch64 build: cross-compiled with what setup.py says, and run under QEMU."""
 import os
-import platform
-import runpy
 import shutil
 import subprocess
-import sys
-import types
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import build_script
 import pytest
+from build_script import ROOT, declared, objects
 
-import llada_native
 from llada_native.model import DEMO
 
-ROOT = Path(__file__).parent.parent
 COMPILER, SYMBOLS, EMULATOR = "aarch64-linux-gnu-g++", "aarch64-linux-gnu-nm", "qemu-aarch64-static"
 MISSING = [tool for tool in (COMPILER, SYMBOLS, EMULATOR) if shutil.which(tool) is None]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"not on PATH: {', '.join(MISSING)}")]
@@ -24,53 +20,24 @@ def run(*command, **environment):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment})
 
 
-def compiled(*arguments):
-    done = run(COMPILER, *arguments)
-    assert done.returncode == 0, done.stderr
-
-
-def declared():
-    """The arguments that setup.py would give to setup() on aarch64, with warnings as errors."""
-    setuptools, found = pytest.importorskip("setuptools"), {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setenv("LLADA_CXXFLAGS", "-Werror")
-        patch.setattr(platform, "machine", lambda: "aarch64")
-        patch.setattr(setuptools, "setup", lambda **arguments: found.update(arguments))
-        patch.setitem(sys.modules, "Cython.Build", types.SimpleNamespace(cythonize=lambda *_, **__: []))
-        runpy.run_path("setup.py")
-    return found
-
-
-def macros(pairs):
-    return [f"-D{name}={value}" for name, value in pairs]
+compiled = partial(build_script.compiled, COMPILER)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """(objects of the libraries, libllada.so)"""
-    folder, arguments = tmp_path_factory.mktemp("aarch64"), declared()
-    interface = arguments["ext_modules"][-1]
-    jobs = []
-    for name, library in arguments["libraries"]:
-        flags = [*library["cflags"], *macros(library["macros"]), *(f"-I{path}" for path in library["include_dirs"]), "-fPIC"]
-        jobs += [(flags, source, folder / f"{name}-{source.replace('/', '-')}.o") for source in library["sources"]]
-    flags = [*interface.extra_compile_args, *macros(interface.define_macros), f'-DLLADA_VERSION="{llada_native.__version__}"',
-             *(f"-I{path}" for path in interface.include_dirs), "-fPIC"]
-    jobs += [(flags, source, folder / "interface.o") for source in interface.sources]
-    with ThreadPoolExecutor(os.cpu_count()) as compilers:
-        list(compilers.map(lambda job: compiled(*job[0], "-c", job[1], "-o", job[2]), jobs))
-    objects = sorted(folder.glob("llada_*.o"))
+    folder, arguments = tmp_path_factory.mktemp("aarch64"), declared("aarch64", LLADA_CXXFLAGS="-Werror")
+    *libraries, interface = objects(COMPILER, arguments, folder, "-fPIC")
     shared = folder / "libllada.so"
-    compiled("-shared", folder / "interface.o", *objects, *interface.extra_link_args, "-Wl,--no-undefined", "-o", shared)
-    return objects, shared
+    compiled("-shared", interface, *libraries, *arguments["ext_modules"][-1].extra_link_args, "-Wl,--no-undefined", "-o", shared)
+    return libraries, shared
 
 
 @pytest.fixture(scope="module")
 def driver(built):
-    objects, shared = built
+    libraries, shared = built
     program = shared.parent / "kernels"
-    compiled("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Iinclude", "-Isrc_cpp", "-static", "tests/cross/kernels.cpp", *objects,
+    compiled("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Iinclude", "-Isrc_cpp", "-static", "tests/cross/kernels.cpp", *libraries,
              "-o", program)
     return program
 

@@ -50,6 +50,14 @@ def test_typed_and_complete():
     assert llada_native.__version__ in (ROOT / "pyproject.toml").read_text()
 
 
+def test_no_compiler_is_needed(tmp_path):
+    """From an empty folder, with nothing on PATH."""
+    empty = {"PATH": str(tmp_path), "CC": "false", "CXX": "false"}
+    for arguments in (["-c", f"import llada_native; print(llada_native.generate({PROMPT!r}))"], ["-m", "llada_native", "generate", PROMPT]):
+        run = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **empty})
+        assert (run.returncode, run.stdout, run.stderr) == (0, "7, 12, 31, 52\n", "")
+
+
 def test_forced_isa(isa):
     run = python("import llada_native as ln; print(ln.cpu_info()['active_isa'], ln.LLaDAForCausalLM.from_pretrained()._backend.isa)",
                  LLADA_ISA=isa)

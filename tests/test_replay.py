@@ -430,4 +430,4 @@ def test_plots_without_matplotlib():
     code = ("import sys; sys.modules['matplotlib'] = None\nimport llada_native as ln\nout = ln.generate('What is 3 plus 4?')\n"
             "try:\n    out.plot()\nexcept ln.MissingPackageError as e:\n    print(e)")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
-    assert run.stdout == "plots are drawn by matplotlib, which is not installed: pip install 'llada-native[plot]'\n"
+    assert run.stdout == "plots are drawn by matplotlib, which is not installed: pip install 'llada-native[viz]'\n"

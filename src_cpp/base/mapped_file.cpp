@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 
@@ -17,7 +18,7 @@ namespace llada {
 #ifdef _WIN32
 
 MappedFile::MappedFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  std::ifstream file(std::filesystem::u8path(path), std::ios::binary | std::ios::ate);
   if (!file) throw std::runtime_error(path + ": cannot be opened");
   size_ = static_cast<int64_t>(file.tellg());
   copy_ = AlignedArray<char>(size_);

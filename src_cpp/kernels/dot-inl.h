@@ -2,6 +2,7 @@
 // Weights are [depth / 4][panel][4] bytes, so that a 32-bit lane is a channel.
 #pragma once
 
+#include <stddef.h>
 #include <string.h>
 
 #include "kernels/unroll.h"

@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <string>
@@ -117,7 +118,7 @@ void Weights::allocate() {
 // A file: magic, length of the tag, tag; then, each at a multiple of kPage or kLine, the arrays; the magic again. The end is written
 // last, so a file without it was not finished.
 void Weights::save(const std::string& path, const std::string& tag) {
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  std::ofstream out(std::filesystem::u8path(path), std::ios::binary | std::ios::trunc);
   const uint64_t length = tag.size();
   out.write(kMagic, sizeof kMagic);
   out.write(reinterpret_cast<const char*>(&length), sizeof length);
