@@ -23,13 +23,13 @@ STYLE = """\
 text { font: 12px ui-sans-serif, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328; white-space: pre }
 .mono { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace }
 .mid { text-anchor: middle } .quiet { fill: #59636e } .strong { font-weight: bold }
-.page { fill: #ffffff } .mask { fill: #d1d9e0 } .kept { fill: #dde4ea } .done { fill: #f6f8fa } .new { fill: #0969da } .row { fill: #8fb8e8 }
-.on { fill: #ffffff; font-weight: bold } .wrong { fill: #bc4c00; font-weight: bold; text-decoration: underline }
+.page { fill: #ffffff } .mask { fill: #d1d9e0 } .kept { fill: #dde4ea } .done { fill: #f6f8fa }
+.new { fill: #0969da } .row { fill: #8fb8e8 } .on { fill: #ffffff; font-weight: bold } .wrong { fill: #bc4c00; font-weight: bold; text-decoration: underline }
 .line { stroke: #818b98; stroke-width: 1; fill: none }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .quiet { fill: #9198a1 }
-  .page { fill: #0d1117 } .mask { fill: #3d444d } .kept { fill: #262c36 } .done { fill: #151b23 } .new { fill: #4493f8 } .row { fill: #1f4f8f }
-  .on { fill: #0d1117 } .wrong { fill: #f0883e } .line { stroke: #656c76 }
+  .page { fill: #0d1117 } .mask { fill: #3d444d } .kept { fill: #262c36 } .done { fill: #151b23 }
+  .new { fill: #4493f8 } .row { fill: #1f4f8f } .on { fill: #0d1117 } .wrong { fill: #f0883e } .line { stroke: #656c76 }
 }
 """
 LINE, CHARACTER = 20, 7.3  # pixels of a line, of a character of `mono`
@@ -100,7 +100,8 @@ def blocks(model: LLaDAForCausalLM) -> Picture:
     cell, lengths = 4, (64, 16, 4)
     results = [model.generate(STORY, gen_length=64, block_length=n) for n in lengths]
     side, step = cell * 64, cell * 64 + 36
-    picture = Picture.empty(MARGIN * 2 + step * len(lengths) - 8, MARGIN * 2 + LINE * 3 + side + 4, "Positions over passes, by block length")
+    picture = Picture.empty(MARGIN * 2 + step * len(lengths) - 8, MARGIN * 2 + LINE * 3 + side + 4,
+                            "Positions over passes, by block length")
     for k, (length, result) in enumerate(zip(lengths, results, strict=True)):
         x, y = MARGIN + 20 + step * k, MARGIN + LINE + 4
         picture.text(x, MARGIN + 14, f"block_length={length}", "mono strong")
@@ -112,8 +113,8 @@ def blocks(model: LLaDAForCausalLM) -> Picture:
             picture.box(x + cell * forward, y + cell * position, cell, cell, "row" if ends[position] else "new")
         picture.text(x + side / 2, y + side + 16, "pass →", "mid quiet")
         picture.parts.append(f'<text class="mid quiet" transform="translate({x - 8:g} {y + side / 2:g}) rotate(-90)">← position</text>')
-    picture.text(MARGIN + 20, MARGIN + LINE * 3 + side - 2, "bright: a token of the answer; pale: an end token; grey: the passes of a block over its "
-                 "positions", "quiet")
+    picture.text(MARGIN + 20, MARGIN + LINE * 3 + side - 2,
+                 "bright: a token of the answer; pale: an end token; grey: the passes of a block over its positions", "quiet")
     return picture
 
 
@@ -181,8 +182,8 @@ def caches(model: LLaDAForCausalLM) -> Picture:
                 picture.box(x + cell * forward, y + height * (prompt + int(position)), cell, height, "new")
         picture.line(x, y + height * prompt, x + width, y + height * prompt)
         picture.text(x + width / 2, y + height * length + 16, "pass →", "mid quiet")
-    picture.text(left, y + height * length + 36, "bright: the token that a pass writes; blue: the other rows that it computes; grey: rows whose keys and "
-                 "values are kept", "quiet")
+    picture.text(left, y + height * length + 36,
+                 "bright: the token that a pass writes; blue: the other rows that it computes; grey: rows whose keys and values are kept", "quiet")
     return picture
 
 
