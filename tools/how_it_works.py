@@ -24,7 +24,8 @@ text { font: 12px ui-sans-serif, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1
 .mono { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace }
 .mid { text-anchor: middle } .quiet { fill: #59636e } .strong { font-weight: bold }
 .page { fill: #ffffff } .mask { fill: #d1d9e0 } .kept { fill: #dde4ea } .done { fill: #f6f8fa }
-.new { fill: #0969da } .row { fill: #8fb8e8 } .on { fill: #ffffff; font-weight: bold } .wrong { fill: #bc4c00; font-weight: bold; text-decoration: underline }
+.new { fill: #0969da } .row { fill: #8fb8e8 } .on { fill: #ffffff; font-weight: bold }
+.wrong { fill: #bc4c00; font-weight: bold; text-decoration: underline }
 .line { stroke: #818b98; stroke-width: 1; fill: none }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .quiet { fill: #9198a1 }
@@ -182,8 +183,8 @@ def caches(model: LLaDAForCausalLM) -> Picture:
                 picture.box(x + cell * forward, y + height * (prompt + int(position)), cell, height, "new")
         picture.line(x, y + height * prompt, x + width, y + height * prompt)
         picture.text(x + width / 2, y + height * length + 16, "pass →", "mid quiet")
-    picture.text(left, y + height * length + 36,
-                 "bright: the token that a pass writes; blue: the other rows that it computes; grey: rows whose keys and values are kept", "quiet")
+    picture.text(left, y + height * length + 36, "bright: the token that a pass writes; blue: the other rows that it computes; "
+                 "grey: rows whose keys and values are kept", "quiet")
     return picture
 
 
