@@ -286,8 +286,9 @@ LEAVES: dict[str, Callable[[Path, dict[str, str]], None]] = {
 
 
 @pytest.mark.parametrize("line", ["rm -rf x", "llada-nativ generate x", "git clone x", "make demo && rm x", "pip install x; rm y",
-                                  "python tools/other.py", "FOO=1 unknown", "make nothing", "pip install '.[nothing]'", "pip install nothing",
-                                  'asv run --quick --python=same --bench "Nothing"', "python tools/demo_train.py --nothing"])
+                                  "python tools/other.py", "FOO=1 unknown", "make nothing", "pip install '.[nothing]'",
+                                  "pip install nothing", 'asv run --quick --python=same --bench "Nothing"',
+                                  "python tools/demo_train.py --nothing"])
 def test_a_command_that_is_wrong_or_has_no_rule_fails(line):
     with pytest.raises((pytest.fail.Exception, AssertionError)):
         ruled(line)
@@ -303,10 +304,10 @@ def test_every_block_has_a_language_that_is_run(page):
 # Of what a page's programs print, some lines.
 PRINTED = {
     "README.md": ["7, 12, 31, 52"],
-    "docs/quick_start.md": ["17 + 25 = 42", "sun cat red"],
+    "docs/quick_start.md": ["17 + 25 = 42", "sun cat red", "5 passes"],
     "docs/parameters.md": ["12 + 30 = 42", "12 + 30 = 42.", "True (10, 512)"],
     "docs/command_line.md": ["7, 12, 31, 52"],
-    "docs/decoding.md": ["7, 12, 31, 52 13"],
+    "docs/decoding.md": ["14 passes, 1302 rows, 40 tokens revealed", "7, 12, 31, 52 1"],
     "docs/running.md": ["5120 2560"],
     "docs/performance.md": [],
     "docs/how_it_works.md": [],
@@ -314,7 +315,8 @@ PRINTED = {
     "docs/server.md": ["7, 12, 31, 52", "7, 12, 31, 52"],
     "docs/tasks.md": [f"{i} {i} + 25 = {i + 25} stop" for i in range(20, 26)],
 }
-WRITTEN = {"docs/replay.md": {"run.html", "both.html", "run.trace", "again.html", "plots.png"}, "docs/how_it_works.md": {"run.html", "run.png"}}
+WRITTEN = {"docs/replay.md": {"run.html", "both.html", "run.trace", "again.html", "plots.png"},
+           "docs/how_it_works.md": {"run.html", "run.png"}}
 
 
 def test_every_page_with_programs_is_expected():
