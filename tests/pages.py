@@ -53,8 +53,9 @@ def commands(page: str) -> list[Command]:
 
 
 def inline(page: str) -> list[str]:
-    """Code within lines."""
-    return re.findall(r"`([^`\n]+)`", FENCE.sub("", text(page)))
+    """Code within lines, and from one to the next."""
+    paragraphs = FENCE.sub("", text(page)).split("\n\n")
+    return [" ".join(code.split()) for paragraph in paragraphs for code in re.findall(r"`([^`]+)`", paragraph)]
 
 
 def anchors(page: str) -> set[str]:

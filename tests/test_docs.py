@@ -72,6 +72,14 @@ def test_translations_say_the_same(page):
     assert sorted(links[0]) == sorted(links[1])
 
 
+def test_contributors_install_what_the_tests_need():
+    project = pages.text("pyproject.toml")
+    tables = [project.partition(f"\n{name} = [")[2].partition("]\n")[0] for name in ("requires", "dependencies", "test", "lint")]
+    needed = {name.replace("_", "-") for table in tables for name in re.findall(r'"([A-Za-z][\w-]*)', table)} - {"llada-native"}
+    [given] = [command.line.split() for command in pages.commands("CONTRIBUTING.md") if command.line.startswith("pip install")]
+    assert len(needed) > 15 and needed <= {re.match(r'"?([\w-]*)', word)[1].replace("_", "-") for word in given}
+
+
 def test_the_table_of_the_demo_model_is_the_same_everywhere():
     rows = [re.findall(r"^\|.*( 0\.\d{3} \| 0\.\d{3} .*)$", pages.text(page), re.M)[0] for page in ("README.md", "README.zh-CN.md")]
     assert rows[0] == rows[1]
