@@ -6,7 +6,6 @@ import hashlib
 import json
 import pickle
 import re
-import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -356,16 +355,6 @@ def test_command(tmp_path, capsys):
     assert cli.main(["replay", exact, "-o", page, "--no-drafts"]) == 0
     assert told(Path(page).read_text("utf-8"))[0]["requests"][0]["guesses"] is None
     assert capsys.readouterr().err == ""
-
-
-def test_the_commands_of_the_documents(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "docs" / "replay.md").read_text("utf-8")
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
-    for line in lines:
-        program, *arguments = shlex.split(line)
-        assert program == "llada-native" and cli.main(arguments) == 0, line
-    assert len(lines) == 4 and [run["name"] for run in told(Path("both.html").read_text("utf-8"))] == ["exact", "fast"]
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [
