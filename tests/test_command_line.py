@@ -1,5 +1,6 @@
 """The command line: prompts from anywhere, uniform exit codes, completion, hostile surroundings, and every command of the documents."""
 import argparse
+import io
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import pytest
 
 import llada_native
 from llada_native import Trace, cli
-from llada_native.cli import completion, infill
+from llada_native.cli import completion, infill, output
 from llada_native.cli.arguments import EXIT_CODES
 
 ROOT, ELSEWHERE = Path(__file__).parent.parent, Path(__file__).parent
@@ -166,6 +167,11 @@ def test_fish_completes(scripts, tmp_path, words, wanted):
     ("llada-native generate $'\\xff'", 1, b"prompt: expected UTF-8 text"),
     ("head -c 3000000 /dev/zero | tr '\\0' 'x' | llada-native generate", 2, b"max_tokens"),
     ("llada-native generate @/no/such", 1, b"No such file"),
+    ("llada-native generate ' '", 1, b"no prompt: an argument is empty"),
+    ("llada-native batch - - <&-", 1, b"IN: standard input is closed"),
+    ("ulimit -v 16000000; echo '\"a\"' | llada-native batch - /dev/full", 1, b"No space left"),  # which can be read without an end
+    ("echo '\"a\"' | llada-native batch --preset fast - >(cat)", 0, b""),
+    ("(echo '\"a\"'; echo '\"b\"') | llada-native batch --preset fast --batch-size 1 - - | head -1; exit ${PIPESTATUS[1]}", 0, b""),
     ("llada-native completion bash | head -1; exit ${PIPESTATUS[0]}", 0, b""),
     (f"llada-native generate --live '{PROMPT}' 2>&-", 0, b""),
 ])
@@ -173,6 +179,61 @@ def test_hostile_surroundings(line, code, message):
     run = shell(line)
     assert run.returncode == code and message in run.stderr, run
     assert b"Traceback" not in run.stderr and b"Exception" not in run.stderr and run.stderr.count(b"\n") == (code != 0)
+
+
+@pytest.mark.parametrize("line", ["llada-native generate --model /no/such a 2>&-", "llada-native generate --model /no/such a 2>/dev/full"])
+def test_errors_that_nobody_takes(line):
+    """They do not go to stdout instead, and the exit code says what happened."""
+    run = shell(line)
+    assert (run.returncode, run.stdout, run.stderr) == (1, b"", b"")
+
+
+def test_a_warning_of_the_log_is_shown():
+    run = shell(f"llada-native generate --dtype int8 --cache-dir /dev/null/folder '{PROMPT}'")
+    assert (run.returncode, run.stdout) == (0, b"7, 12, 31, 52\n")
+    assert run.stderr.startswith(b"llada-native: warning: packed weights are not kept: ") and run.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_texts_that_stdout_has_no_bytes_for(encoding):
+    """The work is not lost: JSON stays the same JSON, and other output is legible."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = shell("llada-native generate --preset fast --json '漢 é 😀' | cat", env=environment)
+    assert (run.stderr, json.loads(run.stdout.decode(encoding))["answers"][0]["prompt"]) == (b"", "漢 é 😀")
+    run = shell("""echo '{"id": "漢 é 😀", "prompt": "a"}' | llada-native batch --preset fast - -""", env=environment)
+    assert (run.stderr, json.loads(run.stdout.decode(encoding))["id"]) == (b"", "漢 é 😀")
+    run = shell("llada-native infill --backend placeholder '漢[MASK]'", env=environment)
+    wanted = "漢".encode(encoding, "backslashreplace")
+    assert run.stderr == b"" and wanted in run.stdout
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_obeys_nothing_of_an_answer(monkeypatch, terminal):
+    class Stream(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setattr(sys, "stdout", out := Stream())
+    monkeypatch.setattr(sys, "stderr", err := Stream())
+    output.answer("a\x1b]0;title\x07\nb\u202e")
+    assert out.getvalue() == ("a\\x1b]0;title\\x07\nb\\u202e\n" if terminal else "a\x1b]0;title\x07\nb\u202e\n")
+    output.say("two\nlines\x1b[2J")
+    assert err.getvalue() == "llada-native: two lines\\x1b[2J\n"
+
+
+def test_an_answer_outlives_its_record(capsys):
+    assert cli.main(["generate", "--trace", "/no/such/run.npz", PROMPT]) == 1
+    assert capsys.readouterr() == ("7, 12, 31, 52\n", "llada-native: [Errno 2] No such file or directory: '/no/such/run.npz'\n")
+
+
+def test_memory_that_is_not_there(monkeypatch, capsys):
+    def run(_):
+        raise MemoryError
+
+    monkeypatch.setattr(cli.info, "run", run)
+    assert cli.main(["info"]) == 1 and capsys.readouterr().err == "llada-native: out of memory\n"
 
 
 def test_quiet_when_piped():

@@ -194,6 +194,7 @@ def _prompt(text: str) -> str:
         text = text[1:]
     elif text.startswith("@"):
         return read_text(text[1:])
+    _stated(text, "an argument")
     return _valid(text, "prompt")
 
 

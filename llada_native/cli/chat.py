@@ -11,7 +11,7 @@ from .. import terminal
 from ..errors import LladaError
 from ..live import LiveView
 from ..streamers import TextStreamer
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_OK, InputError
 from .conversation import Conversation
 
@@ -129,11 +129,11 @@ class Shell:
                 raise
             kept = self.conversation.turns[-1:] and self.conversation.turns[-1][0] == question
             if kept and not streamed:
-                print(terminal.shown(self.conversation.turns[-1][1]))
+                output.answer(self.conversation.turns[-1][1])
             print("(stopped)" if kept else "(stopped before a word had settled; the question is forgotten)")
             return
         if not streamed:
-            print(terminal.shown(str(result)) if self.interactive else result, flush=True)
+            output.answer(str(result))
 
     # ---- commands
 

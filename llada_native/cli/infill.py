@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from typing import Any
 
 from ..live import LiveView
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_OK
 
 MASK = re.compile(r"\[MASK(?::([0-9]{1,6}))?\]")
@@ -51,6 +50,8 @@ def run(a: argparse.Namespace) -> int:
         given = [text if any(isinstance(part, str) for part in text) else [mask_id] * sum(map(int, text)) for text in texts]
         result = model.infill(given, prompt=a.prompt, seed=a.seed, chat="auto" if a.chat else False, fallback=a.fallback,
                               live=LiveView(color=a.color) if a.live else False, **options)
-    print(json.dumps({"texts": result.text, "n_forward": result.n_forward, "backend": result.backend}, ensure_ascii=False)
-          if a.json else result)
+    if a.json:
+        output.json_line({"texts": result.text, "n_forward": result.n_forward, "backend": result.backend})
+    else:
+        output.answer(str(result))
     return EXIT_OK

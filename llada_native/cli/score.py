@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from .. import checks
 from ..options import LARGEST_SEED
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_OK
 
 
@@ -33,9 +32,8 @@ def run(a: argparse.Namespace) -> int:
                             chat="auto" if a.chat else False).tolist()
     scored = list(zip(a.answer, found, strict=True))
     if a.json:
-        print(json.dumps({"prompt": a.prompt, "scores": [{"answer": text, "log_likelihood": value} for text, value in scored]},
-                         ensure_ascii=False))
+        output.json_line({"prompt": a.prompt, "scores": [{"answer": text, "log_likelihood": value} for text, value in scored]})
     else:
         for text, value in scored:
-            print(f"{value:.4f}\t{text}")
+            output.answer(f"{value:.4f}\t{text}")
     return EXIT_OK
