@@ -110,7 +110,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, capsys, text):
     (tmp_path / "out.jsonl").write_text(text)
     whole = text == "{"  # of which the beginning of a record cannot be told
     assert cli.main(["batch", os.devnull, str(tmp_path / "out.jsonl")]) == (0 if whole else 1)
-    assert whole or ": expected a record with an id" in capsys.readouterr().err and (tmp_path / "out.jsonl").read_text() == text
+    assert whole or (": expected a record with an id" in capsys.readouterr().err and (tmp_path / "out.jsonl").read_text() == text)
 
 
 def test_files_that_are_in_the_way(tmp_path, capsys):

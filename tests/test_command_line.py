@@ -228,6 +228,19 @@ def test_an_answer_outlives_its_record(capsys):
     assert capsys.readouterr() == ("7, 12, 31, 52\n", "llada-native: [Errno 2] No such file or directory: '/no/such/run.npz'\n")
 
 
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["info", "--dtype", "bfloat16"], 2, "--group-size: is for dtype int8 and int4, found bfloat16"),
+    (["info"], 2, "--group-size: is for dtype int8 and int4, found"),
+    (["info", "--backend", "placeholder"], 0, ""), (["info", "--dtype", "int4"], 0, ""),
+    (["serve", "--port", "0"], 2, "--group-size: is for dtype int8 and int4, found"),
+    (["convert", "--dtype", "float32", "IN", "OUT"], 2, "--group-size: is for dtype int8 and int4, found float32"),
+    (["convert", "IN", "OUT"], 0, "warning: --group-size changes nothing for weights of dtype")])
+def test_groups_of_weights_that_have_none(arguments, code, message, tmp_path, capsys):
+    paths = {"IN": str(Path(llada_native.__file__).parent / "demo"), "OUT": str(tmp_path / "out")}
+    assert cli.main([*(paths.get(word, word) for word in arguments), "--group-size", "32"]) == code
+    assert message in (err := capsys.readouterr().err) and err.count("\n") == bool(message)
+
+
 def test_memory_that_is_not_there(monkeypatch, capsys):
     def run(_):
         raise MemoryError

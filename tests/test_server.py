@@ -95,6 +95,13 @@ def test_options_reach_the_model(client, demo):
     assert asked(client, gen_length="auto").json()["choices"][0]["message"]["content"] == demo.generate(PROMPT, gen_length="auto").text[0]
 
 
+def test_a_prime_length_is_one_block(client, demo):
+    found = asked(client, max_tokens=97, steps=16)
+    alone = demo.generate(PROMPT, gen_length=97, max_steps=16, block_length=97, early_stop=True)
+    assert found.json()["choices"][0]["message"]["content"] == alone.text[0] == demo.generate(PROMPT, gen_length=97, max_steps=16).text[0]
+    assert found.json()["llada"]["rows_computed"] == alone.rows_computed
+
+
 def test_messages_in_parts_and_roles(client, demo):
     messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Sort these "},
                 {"type": "text", "text": "numbers: 3, 1."}], "name": "me"}, {"role": "assistant", "content": "1, 3", "refusal": None},

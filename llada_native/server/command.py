@@ -33,6 +33,8 @@ FAREWELL = 5  # seconds to tell late requests that the server ends
 
 
 def run(a: argparse.Namespace) -> int:
+    from ..cli.arguments import open_model  # which is there once the command line is
+
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
             raise MissingPackageError(f"serve needs the package {package}: pip install 'llada-native[server]'")
@@ -40,9 +42,7 @@ def run(a: argparse.Namespace) -> int:
     _allow_files(settings.connections + SPARE_FILES)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO)
-    with listener, LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size, backend=a.backend,
-                                                    num_threads=a.num_threads, isa=a.isa, cache_dir=a.cache_dir,
-                                                    revision=a.revision) as model:
+    with listener, open_model(a) as model:
         scheduler = Scheduler(model, a.max_requests, max_waiting=a.max_waiting)
         if not _local(a.host) and settings.api_key is None:
             logger.warning("listening on %s without a key: whoever reaches this machine may ask", a.host)
