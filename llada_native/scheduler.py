@@ -336,16 +336,22 @@ class Scheduler:
         try:
             with interruptible(self.model._backend):
                 steps = together(self._denoiser, [job._run for job in jobs if job._run is not None])
-            self.counts["passes"] += 1
-            self.counts["rows"] += self._denoiser.rows_computed - rows
-            for job, step in zip(jobs, steps, strict=True):
+        except Exception as e:  # whatever it is: these requests have failed, the next may not
+            self._fail(jobs, e)
+            return
+        self.counts["passes"] += 1
+        self.counts["rows"] += self._denoiser.rows_computed - rows
+        for job, step in zip(jobs, steps, strict=True):
+            try:
                 if step is not None:
                     job._advance(step)
-                if job._finished:
+                if finished := job._finished:
                     job._conclude()
-                    self._leave(job)
-        except Exception as e:  # whatever it is: these requests have failed, the next may not
-            self._fail([job for job in jobs if not job.done.is_set()], e)
+            except Exception as e:  # of this one's text: the others go on
+                self._fail([job], e)
+                continue
+            if finished:
+                self._leave(job)
 
     def _leave(self, job: Job) -> None:
         with self._changed:

@@ -246,6 +246,32 @@ def test_a_failure_is_that_of_its_requests(gated, failure):
     scheduler.close()
 
 
+@pytest.mark.parametrize("where", ["_advance", "_conclude"])
+def test_a_failure_beside_the_pass_is_of_one_request(gated, monkeypatch, where):
+    """What goes wrong with the text of one request does not concern those who shared its passes."""
+    model, gate = gated
+    scheduler = Scheduler(model)
+    gate.open = False
+    first = scheduler.submit(job(model, **SHORT))
+    gate.arrive()
+    broken, other = job(model, **SHORT), job(model, **SHORT)
+
+    def fail(*_):
+        raise RuntimeError("no text")
+
+    monkeypatch.setattr(broken, where, fail)
+    for one in (broken, other):
+        scheduler.submit(one)
+    gate.unlock()
+    with pytest.raises(RuntimeError, match="no text"):
+        finished(broken)
+    for one in (first, other):
+        same(finished(one).result, model.generate(PROMPT, seed=0, **SHORT))
+    assert max(gate.passes) == 3
+    assert scheduler.alive and scheduler.running == 0 and scheduler.counts["failed"] == 1 and scheduler.counts["finished"] == 2
+    scheduler.close()
+
+
 def test_a_closed_model(demo):
     model = LLaDAForCausalLM.from_pretrained()
     scheduler = Scheduler(model)

@@ -228,17 +228,21 @@ def test_replays(client, monkeypatch):
     """Kept where they are asked for, the last ones; served in a sandbox."""
     from llada_native.server import app
 
-    monkeypatch.setattr(app, "_can_replay", lambda: True)
     monkeypatch.setattr(app, "replay_page", lambda result: f"<p>{result.text[0]}</p>")
     assert "replay" not in asked(client, max_tokens=8).json()["llada"]
     addresses = [asked(client, max_tokens=8, replay=True).json()["llada"]["replay"] for _ in range(18)]
     found = client.get(addresses[-1])
     assert found.text.startswith("<p>") and "sandbox allow-scripts" in found.headers["content-security-policy"]
     assert [client.get(a).status_code for a in addresses] == [404] * 2 + [200] * 16
-    monkeypatch.setattr(app, "_can_replay", lambda: False)
-    assert "replay" not in asked(client, max_tokens=8, replay=True).json()["llada"]
-    monkeypatch.undo()
-    assert app.replay_page.__module__ == app.__name__
+
+
+def test_what_replays_keep_is_bounded():
+    """Of predictions by their number: 8 passes that looked at 8 down to 1 masks are 36."""
+    drafted = {"stream": True, "drafts": True, "replay": True, "max_tokens": 8, "early_stop": False}
+    with client_of(LLaDAForCausalLM.from_pretrained(), replayed_predictions=100) as client:
+        addresses = [events(asked(client, **drafted))[-1]["llada"]["replay"] for _ in range(3)]
+        assert [client.get(a).status_code for a in addresses] == [404, 200, 200]
+        assert "replay" not in events(asked(client, **{**drafted, "max_tokens": 16}))[-1]["llada"]
 
 
 # ---- refusals
@@ -404,7 +408,9 @@ def test_an_unexpected_error_is_told_to_the_log_alone(monkeypatch):
     with LLaDAForCausalLM.from_pretrained() as model:
         client = TestClient(create_app(model, Scheduler(model), Settings("demo")), "http://127.0.0.1", raise_server_exceptions=False)
         with client:
-            assert "secret" not in refused(asked(client, max_tokens=8), 500)["message"]
+            response = asked(client, max_tokens=8)
+            assert "secret" not in refused(response, 500)["message"] and response.headers["x-content-type-options"] == "nosniff"
+            assert 'llada_http_responses_total{path="/v1/chat/completions",status="500"} 1' in client.get("/metrics").text
 
 
 def test_steps_are_bounded(demo):

@@ -404,6 +404,16 @@ def test_the_command_refuses(capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of the machine")
+def test_the_address_that_it_listens_on_is_admitted():
+    with command("--host", "127.0.0.2") as process:
+        port = int(process.stdout.readline().rpartition(":")[2])
+        for host, status in ((f"127.0.0.2:{port}", 200), (f"localhost:{port}", 200), ("evil.example", 403)):
+            with socket.create_connection(("127.0.0.2", port), timeout=servers.PATIENCE) as connection:
+                connection.sendall(servers.raw("GET", "/health", headers={"Host": host}))
+                assert servers.answer(connection)[0] == status
+
+
 @pytest.mark.parametrize("key", ["", "two words", "schl\xfcssel", "a\nb"])
 def test_keys_are_checked(capsys, monkeypatch, key):
     monkeypatch.setenv("LLADA_API_KEY", key)

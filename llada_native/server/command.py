@@ -95,7 +95,7 @@ def _settings(a: argparse.Namespace) -> Settings:
     checks.between("--grace", a.grace, 0, 1e6)
     hosts = frozenset(name.lower() for name in a.allow_host)
     if _local(a.host):
-        hosts |= LOCAL_HOSTS
+        hosts |= LOCAL_HOSTS | {f"[{a.host}]" if ":" in a.host else a.host.lower()}
     name = a.model_name or ("demo" if a.model is None else Path(a.model).resolve().name)
     return Settings(name, _key(a.api_key_file), hosts, tuple(a.cors_origin), {} if a.preset is None else {"preset": a.preset},
                     deadline=a.deadline, grace=a.grace)

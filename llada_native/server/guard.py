@@ -4,8 +4,6 @@ from __future__ import annotations
 import hmac
 import re
 import time
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -53,6 +51,10 @@ class Guard:
             return
         try:
             await self.app(scope, receive, careful)
+        except Exception:
+            if not answered:
+                await refusal(mistake())(scope, receive, careful)
+            raise  # for the log
         finally:
             if answered:
                 self.metrics.took(scope["path"], time.perf_counter() - began)
@@ -74,8 +76,13 @@ class Guard:
                                {"www-authenticate": "Bearer"})
 
 
-def refusal(refused: RefusedError, more: Mapping[str, Any] | None = None) -> JSONResponse:
-    return JSONResponse({**refused.body(), **(more or {})}, refused.status, refused.headers)
+def refusal(refused: RefusedError) -> JSONResponse:
+    return JSONResponse(refused.body(), refused.status, refused.headers)
+
+
+def mistake() -> RefusedError:
+    """What a client is told of an error that nobody has foreseen: nothing of it."""
+    return RefusedError(500, "the server has made a mistake; its log says more", None, "internal_error")
 
 
 def _name(host: str) -> str:

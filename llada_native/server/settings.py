@@ -36,8 +36,8 @@ class Settings:
         Beyond them, the connection that has waited longest without a whole request is closed.
     prompts, choices, messages, stops, stop_length : int
         Prompts of a request, answers to each, messages of a chat, stop strings, and characters of one.
-    replays : int
-        Answers that are kept for their replay.
+    replays, replayed_predictions : int
+        Requests that are kept for their replay, and what passes predicted that is kept of all of them, 12 bytes each.
     """
 
     name: str = "llada"
@@ -60,3 +60,4 @@ class Settings:
     stops: int = 4
     stop_length: int = 256
     replays: int = 16
+    replayed_predictions: int = 1 << 24
