@@ -44,7 +44,7 @@ def _timed_import():
 def test_typed_and_complete():
     folder = Path(llada_native.__file__).parent
     for name in ("py.typed", "_native.pyi", "_sampler.pyi", "demo/model.safetensors", "demo/tokenizer.json",
-                 "replay/page.html", "replay/page.css", "replay/page.js"):
+                 "replay/page.html", "replay/page.css", "replay/page.story.js", "replay/page.js"):
         assert (folder / name).is_file(), name
     assert all(hasattr(llada_native, name) for name in llada_native.__all__)
     assert llada_native.__version__ in (ROOT / "pyproject.toml").read_text()
