@@ -76,7 +76,7 @@ class LiveView:
             self._due = float("inf")
             try:
                 self._draw(step)
-            except OSError:  # nobody looks any more, which is no reason to stop the work
+            except (OSError, ValueError):  # nobody looks any more, or the stream was closed, which is no reason to stop the work
                 self._out = None
                 return
             took = time.perf_counter() - now
@@ -92,7 +92,7 @@ class LiveView:
         if self._in_place:
             line = self._home() + ERASE_BELOW + terminal.cut(line, self._size[0] - 1) + "\r"
             self._shown = []
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._write(line + "\n")
 
     # ---- a frame
@@ -182,7 +182,7 @@ class LiveView:
             text = self._tokenizer.decode(ids) if self._tokenizer else f"{ids[0]} "
             found = []
             for i, line in enumerate(text.split("\n")):
-                seen = "".join(map(terminal.visible, line))
+                seen = terminal.writable("".join(map(terminal.visible, line)), self._out)
                 found += ([("\n", 0)] if i else []) + ([(seen, terminal.width(seen))] if seen else [])
             self._pieces[ids] = found
         return found

@@ -15,6 +15,8 @@ BAR = 40  # characters
 
 
 def print_step(step: Step, tokenizer: Tokenizer | None) -> None:
+    if sys.stderr is None:  # print would take stdout
+        return
     shown = []
     events = step.trace.forwards[step.forward].events
     for i, (positions, tokens, confidence) in enumerate(zip(step.positions, step.tokens, step.confidence, strict=True)):

@@ -59,6 +59,12 @@ def shown(text: str) -> str:
     return text if text.isascii() and text.isprintable() else "".join(c if c in "\n\t" else visible(c) for c in text)
 
 
+def writable(text: str, stream: TextIO | None) -> str:
+    """A text as a stream can take it: what its encoding has no bytes for is written as in Python."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def width(text: str) -> int:
     """Columns of a visible text."""
     return len(text) if text.isascii() else sum(map(columns, text))

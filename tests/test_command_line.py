@@ -165,6 +165,11 @@ def test_fish_completes(scripts, tmp_path, words, wanted):
     ("printf '\\xff' | PYTHONUTF8=1 llada-native generate", 1, b"standard input: expected UTF-8 text"),
     ("printf '\\xff' | LC_ALL=C llada-native generate", 1, b"standard input: expected UTF-8 text"),
     ("llada-native generate $'\\xff'", 1, b"prompt: expected UTF-8 text"),
+    ("llada-native score $'\\xff' a", 1, b"prompt: expected UTF-8 text"),
+    ("llada-native score a $'\\xff'", 1, b"answer: expected UTF-8 text"),
+    ("llada-native infill $'\\xff[MASK]'", 1, b"text: expected UTF-8 text"),
+    ("llada-native infill --prompt $'\\xff' '[MASK]'", 1, b"--prompt: expected UTF-8 text"),
+    ("llada-native chat --system $'\\xff'", 1, b"--system: expected UTF-8 text"),
     ("head -c 3000000 /dev/zero | tr '\\0' 'x' | llada-native generate", 2, b"max_tokens"),
     ("llada-native generate @/no/such", 1, b"No such file"),
     ("llada-native generate ' '", 1, b"no prompt: an argument is empty"),
@@ -174,6 +179,7 @@ def test_fish_completes(scripts, tmp_path, words, wanted):
     ("(echo '\"a\"'; echo '\"b\"') | llada-native batch --preset fast --batch-size 1 - - | head -1; exit ${PIPESTATUS[1]}", 0, b""),
     ("llada-native completion bash | head -1; exit ${PIPESTATUS[0]}", 0, b""),
     (f"llada-native generate --live '{PROMPT}' 2>&-", 0, b""),
+    (f"[ $(llada-native generate --verbose '{PROMPT}' 2>&- | wc -l) = 1 ]", 0, b""),
 ])
 def test_hostile_surroundings(line, code, message):
     run = shell(line)

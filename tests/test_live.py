@@ -192,8 +192,11 @@ def test_terminals_that_know_no_other_glyphs(every_frame, size):
     class Latin(Tty):
         encoding = "ascii"
 
-    scene = Scene(Words("a"), [[MASK] * 2], stream=Latin())
-    assert scene.step((0, 0, 0))[0] == "+a_" and scene.out.getvalue().isascii()
+    size[0] = 9
+    scene = Scene(Words("a", "漢"), [[MASK] * 4], columns=9, stream=Latin())
+    assert scene.step((0, 0, 0))[0] == "+a___"
+    lines = scene.step((0, 1, 1))  # what is written for a character has a width of its own
+    assert lines[:2] == ["a+\\u6f22", "__"] and scene.out.getvalue().isascii()
 
 
 @pytest.mark.parametrize("narrow", [(7, 24), (80, 1), (1, 1)])
@@ -277,10 +280,11 @@ def test_what_it_refuses(demo):
 
 
 @pytest.mark.parametrize("kind", [Tty, io.StringIO])
-def test_a_stream_that_breaks_does_not_stop_the_work(demo, every_frame, size, kind):
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError("I/O operation on closed file")])
+def test_a_stream_that_breaks_does_not_stop_the_work(demo, every_frame, size, kind, error):
     class Broken(kind):
         def write(self, text):
-            raise BrokenPipeError
+            raise error
 
     assert str(demo.generate(PROMPT, live=LiveView(Broken()))) == "7, 12, 31, 52"
 

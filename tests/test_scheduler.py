@@ -200,6 +200,27 @@ def test_cancelled_within_one_pass(gated, company):
     scheduler.close()
 
 
+@pytest.mark.parametrize("how", ["finished", "cancelled", "failed"])
+def test_caches_are_freed(gated, how):
+    model, gate = gated
+    model._backend = notes = backends.NotesCaches(gate)
+    gate.open = False
+    scheduler = Scheduler(model)
+    one = scheduler.submit(job(model, preset="fast"))
+    gate.arrive()
+    gate.let()
+    gate.arrive()
+    assert notes.made and not any(cache.closed for cache in notes.made)
+    if how == "cancelled":
+        scheduler.cancel(one)
+    elif how == "failed":
+        gate.failure = EngineError("kernel gemm_f32 failed")
+    gate.unlock()
+    assert one.done.wait(PATIENCE) and (one.error is None) == (how == "finished")
+    assert all(cache.closed for cache in notes.made)
+    scheduler.close()
+
+
 def test_cancelled_while_waiting(gated):
     model, gate = gated
     gate.open = False

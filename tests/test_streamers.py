@@ -119,6 +119,21 @@ def test_text_streamer_waits_for_whole_characters():
     assert printed.getvalue() == "a漢b\n\ufffd\n"
 
 
+def test_what_a_stream_has_no_bytes_for():
+    class Ascii(io.StringIO):
+        encoding = "ascii"
+
+    class Words:
+        def decode(self, ids):
+            return "漢é" if len(ids) else ""
+
+    streamer = TextStreamer(Words(), stream=(printed := Ascii()))
+    streamer.put(np.array([[1]]))
+    streamer.put(np.array([[2]]))
+    streamer.end()
+    assert printed.getvalue() == "\\u6f22\\xe9\n"
+
+
 def test_a_callback_ends_the_stream_too(demo):
     streamer = Recorder()
     demo.generate(PROMPT, streamer=streamer, callback=lambda step: step.forward == 3)

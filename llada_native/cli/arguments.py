@@ -206,7 +206,7 @@ def _prompt(text: str) -> str:
     elif text.startswith("@"):
         return read_text(text[1:])
     _stated(text, "an argument")
-    return _valid(text, "prompt")
+    return valid(text, "prompt")
 
 
 def read_text(path: str) -> str:
@@ -222,12 +222,12 @@ def read_stdin() -> str:
     if sys.stdin is None or terminal.is_terminal(sys.stdin):
         raise InputError("no prompt: give one as an argument or on standard input")
     try:
-        return _stated(_valid(sys.stdin.read(), "standard input"), "standard input")
+        return _stated(valid(sys.stdin.read(), "standard input"), "standard input")
     except UnicodeDecodeError as e:
         raise InputError("standard input: expected UTF-8 text") from e
 
 
-def _valid(text: str, name: str) -> str:
+def valid(text: str, name: str) -> str:
     """In some locales undecodable bytes come through as lone surrogates."""
     try:
         text.encode("utf-8")

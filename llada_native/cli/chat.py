@@ -36,8 +36,9 @@ def run(a: argparse.Namespace) -> int:
     options = arguments.generation_options(a)
     if a.seed is not None:
         options["seed"] = a.seed
+    system = arguments.valid(a.system, "--system")
     with arguments.open_model(a) as model:
-        shell = Shell(Conversation(model, options, a.system), a.live, a.color)
+        shell = Shell(Conversation(model, options, system), a.live, a.color)
         shell.loop()
     return EXIT_OK
 

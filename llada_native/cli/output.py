@@ -12,18 +12,13 @@ from .. import terminal
 def answer(text: str) -> None:
     """Print a text. A terminal shows its control characters and obeys none; what stdout has no bytes for is written as in Python."""
     shown = terminal.shown(text) if terminal.is_terminal(sys.stdout) else text
-    encoding = _encoding()
-    print(shown.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    print(terminal.writable(shown, sys.stdout), flush=True)
 
 
 def json_line(value: Any) -> None:
     """Print a value as JSON, in ASCII where stdout has no bytes for more."""
     line = json.dumps(value, ensure_ascii=False)
-    try:
-        line.encode(_encoding())
-    except UnicodeEncodeError:
-        line = json.dumps(value)
-    print(line, flush=True)
+    print(line if terminal.writable(line, sys.stdout) == line else json.dumps(value), flush=True)
 
 
 def say(message: str) -> None:
@@ -31,7 +26,3 @@ def say(message: str) -> None:
     if sys.stderr is not None:  # print would take stdout
         with suppress(OSError):
             print("llada-native: " + terminal.shown(" ".join(message.split())), file=sys.stderr, flush=True)
-
-
-def _encoding() -> str:
-    return getattr(sys.stdout, "encoding", None) or "utf-8"

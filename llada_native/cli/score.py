@@ -27,6 +27,8 @@ def add(commands: Any) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
+    for name, text in (("prompt", a.prompt), *(("answer", text) for text in a.answer)):
+        arguments.valid(text, name)
     with arguments.open_model(a) as model:
         found = model.score(a.prompt, a.answer, mc_num=a.mc_num, batch_size=a.batch_size, cfg_scale=a.cfg_scale, seed=a.seed,
                             chat="auto" if a.chat else False).tolist()
