@@ -206,7 +206,7 @@ def test_caches_are_freed(gated, how):
     model._backend = notes = backends.NotesCaches(gate)
     gate.open = False
     scheduler = Scheduler(model)
-    one = scheduler.submit(job(model, preset="fast"))
+    one = scheduler.submit(job(model, cache="dual", **SHORT))
     gate.arrive()
     gate.let()
     gate.arrive()
