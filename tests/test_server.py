@@ -4,16 +4,19 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from llada_native import LLaDAForCausalLM
-from llada_native.scheduler import Scheduler
+from llada_native.scheduler import Answer, Scheduler
 from llada_native.server import fields
 from llada_native.server.app import create_app
 from llada_native.server.errors import RefusedError
 from llada_native.server.settings import Settings
+from llada_native.server.shapes import Shapes
 
 PROMPT = "Sort these numbers: 31, 7, 52, 12."
 ANSWER = "7, 12, 31, 52"
@@ -136,6 +139,13 @@ def test_logprobs_are_confidences(client, demo):
     assert len(old["logprobs"]["tokens"]) == len(old["logprobs"]["token_logprobs"]) == len(old["logprobs"]["text_offset"])
 
 
+def test_logprobs_are_finite():
+    """Also of confidences that have no logarithm, which JSON could not say."""
+    shapes = Shapes(SimpleNamespace(chat=True, logprobs=True, prompts=[""], n=1), "demo", SimpleNamespace(of=str), [])
+    found = shapes._logprobs(Answer("", "stop", np.arange(3, dtype=np.int32), np.array([0.0, np.nan, 0.5])))
+    assert [c["logprob"] for c in found["content"]] == [-9999.0, -9999.0, math.log(0.5)]
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_stream_says_the_same(client, path):
     whole = asked(client, path, n=2, seed=1, temperature=0.5).json()
@@ -161,7 +171,7 @@ def test_stop_strings(client, stop):
     assert "".join(c["delta"].get("content", "") for e in said for c in e["choices"]) == expected
 
 
-def test_drafts(client):
+def test_drafts(client, demo):
     """Every position with its state; text is settled only."""
     said = events(asked(client, stream=True, drafts=True, max_tokens=32, block_length=32))
     drafts = [c["draft"] for e in said for c in e["choices"] if "draft" in c]
@@ -174,6 +184,8 @@ def test_drafts(client):
             if "draft" in c:
                 assert "".join(t for t, state in c["draft"]["cells"] if state == 2) == text
     assert text == ANSWER
+    states = [state for _, state in drafts[-1]["cells"]]  # the end token is none of the answer
+    assert states.count(2) == demo.generate(PROMPT, gen_length=32, block_length=32).answer_lengths[0] and set(states) == {2, 3}
 
 
 def test_a_server_may_have_defaults(demo):
@@ -181,6 +193,9 @@ def test_a_server_may_have_defaults(demo):
         assert asked(client).json()["llada"]["rows_computed"] == demo.generate(PROMPT, preset="fast", gen_length=32).rows_computed
         alone = demo.generate(PROMPT, gen_length=16, preset="reference", early_stop=True)
         assert asked(client, max_tokens=16, preset="reference").json()["llada"]["rows_computed"] == alone.rows_computed
+    with client_of(LLaDAForCausalLM.from_pretrained(), defaults={"gen_length": 32, "max_steps": 16}) as client:
+        alone = demo.generate(PROMPT, gen_length="auto")  # which has no number of steps either
+        assert asked(client, gen_length="auto").json()["choices"][0]["message"]["content"] == alone.text[0]
 
 
 def test_models_health_and_schema(client):
@@ -343,6 +358,13 @@ def test_names_of_the_same_field(client):
 def test_bodies_that_are_not_json(client, body, expected):
     error = refused(client.post("/v1/completions", content=body, headers={"content-type": "application/json"}))
     assert expected in error["message"] and error["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize(("lists", "expected"), [(15, "stop: expected texts"), (16, "at most 16 levels")])
+def test_levels_of_lists_and_objects_are_counted(client, lists, expected):
+    body = b'{"model": "demo", "prompt": "a", "stop": ' + b"[" * lists + b"1" + b"]" * lists + b"}"
+    error = refused(client.post("/v1/completions", content=body, headers={"content-type": "application/json"}))
+    assert expected in error["message"]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonp"])

@@ -213,8 +213,7 @@ def _options(data: Mapping[str, Any], settings: Settings, model: LLaDAForCausalL
             given[field] = "compat" if compat else _flag(data, field)
     defaults = {name: value for name, value in settings.defaults.items() if name not in given}
     if given.get("gen_length") == "auto":
-        for name in ("gen_length", "max_steps"):
-            defaults.pop(name, None)
+        defaults.pop("max_steps", None)
     # An answer is what it is without; only the tokens behind its end are not computed.
     end: dict[str, Any] = {} if model._defaults.get("eos_id") is None else {"early_stop": True}
     return {**end, **defaults, **given}
@@ -252,7 +251,7 @@ def _check_names(data: Mapping[str, Any], known: frozenset[str], neutral: Mappin
 def _check_depth(data: Any) -> None:
     level = [data]
     for _ in range(DEEPEST):
-        level = [inner for item in level if isinstance(item, dict | list) for inner in (item.values() if isinstance(item, dict) else item)]
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item) if isinstance(inner, dict | list)]
         if not level:
             return
     raise bad(None, f"expected at most {DEEPEST} levels of lists and objects", "invalid_json")
