@@ -47,6 +47,11 @@ class LiveView:
         Default stderr.
     color : {"auto", "always", "never"}
         "auto" writes colours on a terminal where NO_COLOR is not set.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another color.
     """
 
     def __init__(self, stream: TextIO | None = None, color: str = "auto") -> None:

@@ -330,6 +330,18 @@ def test_messages_are_checked(client, message, expected):
     assert expected in error["message"] and error["param"].startswith("messages[0]")
 
 
+def test_models_that_cannot_chat(tiny):
+    """And what a template says, without the folder that it lies in."""
+    with client_of(LLaDAForCausalLM(tiny[0])) as client:
+        error = refused(asked(client, max_tokens=8))
+        assert error["param"] == "messages" and "the model has no chat template; /v1/completions takes" in error["message"]
+        assert client.get("/v1/models").json()["data"][0]["chat"] is False
+    model = LLaDAForCausalLM.from_pretrained()
+    model.tokenizer.chat_template = "{{ raise_exception('no system prompt') }}"
+    with client_of(model) as client:
+        assert refused(asked(client))["message"] == "the chat template failed: no system prompt"
+
+
 @pytest.mark.parametrize(("prompt", "expected"), [
     ("", "expected a text or a list"), ([], "expected a text or a list"), (5, "expected a text or a list"), ([""], "prompt[0]: expected a"),
     (["a"] * 17, "at most 16 prompts, found 17"), ([512], "token id from 0 to 511, found 512"), ([-1], "token id"), ([1.5], "token id"),

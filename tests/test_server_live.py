@@ -398,6 +398,11 @@ def test_the_command_has_a_key(tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--port", "70000"], "--port: expected 0 to 65535, found 70000"), (["--host", "203.0.113.7"], "203.0.113.7:8000: cannot listen there"),
     (["--max-requests", "0"], "--max-requests: expected 1"), (["--deadline", "nan"], "--deadline"),
+    (["--allow-host", "llada.example:80"], "--allow-host: expected a name without a port"),
+    (["--allow-host", "::1"], "an IPv6 address in brackets"), (["--allow-host", ""], "--allow-host: expected a name"),
+    (["--cors-origin", "app.example"], "--cors-origin: expected one like https://app.example.org, or *, found 'app.example'"),
+    (["--cors-origin", "https://app.example/"], "--cors-origin: expected one like"),
+    (["--api-key-file", sys.executable], f"{sys.executable}: expected a key of visible ASCII characters"),
     (["--api-key-file", "/nowhere"], "/nowhere"), (["--model", "/nowhere", "--port", "0"], "/nowhere")])
 def test_the_command_refuses(capsys, arguments, message):
     assert cli.main(["serve", *arguments]) in (1, 2)

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from .. import checks
 from ..errors import MissingPackageError
 from ..model import LLaDAForCausalLM
 from ..scheduler import Scheduler
-from .settings import LOCAL_HOSTS, Settings
+from .settings import LOCAL_HOSTS, Settings, host_name
 
 if TYPE_CHECKING:
     import uvicorn
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llada_native")
 
 KEY_VARIABLE = "LLADA_API_KEY"
+ORIGIN = re.compile(r"https?://[^/?#\s]+")  # as browsers state it
 SPARE_FILES = 64  # descriptors beside connections
 BACKLOG = 2048  # connections that nobody has looked at yet
 FAREWELL = 5  # seconds to tell late requests that the server ends
@@ -93,6 +95,12 @@ def _settings(a: argparse.Namespace) -> Settings:
     checks.whole_number("--max-waiting", a.max_waiting, 1, 1 << 16)
     checks.between("--deadline", a.deadline, 0, 1e6)
     checks.between("--grace", a.grace, 0, 1e6)
+    for name in a.allow_host:
+        if not name or host_name(name) != name.lower():
+            raise ValueError(f"--allow-host: expected a name without a port, an IPv6 address in brackets, found {name!r}")
+    for origin in a.cors_origin:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise ValueError(f"--cors-origin: expected one like https://app.example.org, or *, found {origin!r}")
     hosts = frozenset(name.lower() for name in a.allow_host)
     if _local(a.host):
         hosts |= LOCAL_HOSTS | {f"[{a.host}]" if ":" in a.host else a.host.lower()}
@@ -103,7 +111,10 @@ def _settings(a: argparse.Namespace) -> Settings:
 
 def _key(path: str | None) -> str | None:
     """Of a file or the environment: an argument would show it to everyone on this machine."""
-    name, key = (KEY_VARIABLE, os.environ.get(KEY_VARIABLE)) if path is None else (path, Path(path).read_text("utf-8").strip())
+    if path is None:
+        name, key = KEY_VARIABLE, os.environ.get(KEY_VARIABLE)
+    else:
+        name, key = path, Path(path).read_bytes().decode("ascii", "replace").strip()
     if key is not None and (not key.isascii() or not key.isprintable() or not key or " " in key):
         raise ValueError(f"{name}: expected a key of visible ASCII characters, found {len(key)} other or none")
     return key

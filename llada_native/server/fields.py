@@ -84,7 +84,9 @@ class Asked:
         ------
         RefusedError
         """
-        options = self.options
+        options, tokenizer = self.options, model.tokenizer
+        if self.chat and (tokenizer is None or tokenizer.chat_template is None):
+            raise bad("messages", "the model has no chat template; /v1/completions takes texts or token ids")
         try:
             resolved = GenerationOptions.resolve(options, model._defaults, model.config.vocabulary)
             if resolved.gen_length > model.max_tokens:
@@ -97,7 +99,7 @@ class Asked:
             prompts = [prompt for prompt in self.prompts for _ in range(self.n)]
             return prepared(model, prompts, None, self.chat, self.seed, None, options)
         except (TypeError, ValueError) as error:
-            message = str(error)
+            message = str(error) if tokenizer is None else str(error).replace(f"{tokenizer.folder}: ", "")  # no client's business
             name = message.partition(":")[0].partition("[")[0]
             code = TOO_LONG if "max_tokens (" in message else None
             raise RefusedError(400, message, name if name in CHAT_FIELDS | COMPLETION_FIELDS else None, code) from error

@@ -1,10 +1,12 @@
 """What an operator may choose."""
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::\d*)?")
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -61,3 +63,9 @@ class Settings:
     stop_length: int = 256
     replays: int = 16
     replayed_predictions: int = 1 << 24
+
+
+def host_name(host: str) -> str:
+    """A Host header without its port; empty where it is none."""
+    found = HOST.fullmatch(host.lower())
+    return found[1] if found else ""
