@@ -60,12 +60,13 @@ class Scene:
         self.view = LiveView(self.out, color)
         self.view.begin(tokenizer, [END], None)
 
-    def step(self, *writes, seconds=1.0):
-        """One pass that writes (request, position, token)."""
+    def step(self, *writes, seconds=1.0, grows=()):
+        """One pass that writes (request, position, token), and then grows by (request, position, masks)."""
         from llada_native.result import Step
-        from llada_native.trace import REVEAL, Forward, Write
+        from llada_native.trace import REVEAL, Forward, Growth, Write
 
         events = [(r, Write(REVEAL, np.array([p]), np.array([t], np.int32), np.array([0.5]))) for r, p, t in writes]
+        events += [(r, Growth(position, added)) for r, position, added in grows]
         passes = [(r, len(c), 1, True) for r, c in enumerate(self.trace.canvases)]
         self.trace.forwards.append(Forward(passes, events=events, seconds=seconds))
         n = len(self.trace.forwards)
@@ -125,6 +126,19 @@ def test_a_frame_replaces_the_last_without_clearing(every_frame, size):
     assert lines[0] == "what was there before" and "2 passes in 1.00 s" in lines[1] and not any(lines[2:])
 
 
+def test_a_frame_of_fewer_lines_leaves_nothing_of_the_last(every_frame, size):
+    """Tokens that are no text take less room than their masks."""
+    size[0] = 40
+    scene = Scene(Words("", "a"), [[1, *[MASK] * 49]], columns=40)
+    lines = scene.step()
+    assert lines[:2] == ["a" + "░" * 38, "░" * 11] and lines[2].startswith("block") and not any(lines[3:])
+    scene.step(*[(0, p, 0) for p in range(1, 49)])
+    lines = scene.step()
+    assert lines[0] == "a░" and lines[1].startswith("block") and not any(lines[2:])
+    lines = scene.step((0, 49, 1))
+    assert lines[0] == "a▌a" and lines[1].startswith("block") and not any(lines[2:])
+
+
 def test_unchanged_lines_are_not_written_again(every_frame, size):
     size[0] = 12
     scene = Scene(Words("a" * 11, "b"), [[0, MASK]], columns=12)
@@ -181,6 +195,12 @@ def test_a_character_of_several_tokens(every_frame, size):
     word = "漢".encode()
     scene = Scene(Words(word[:1], word[1:2], word[2:]), [[0, 1, 2, 0, MASK, 2]])
     assert scene.step()[0] == "漢\ufffd░\ufffd"
+
+
+def test_an_answer_that_grows_before_what_was_written(every_frame, size):
+    scene = Scene(Words("a", "b"), [[MASK] * 3])
+    assert scene.step((0, 0, 0), (0, 2, 1), grows=[(0, 1, 2)])[0] == "▌a░░░▌b"
+    assert scene.step((0, 2, 0))[0] == "a░▌a░b"
 
 
 def test_several_prompts(every_frame, size):

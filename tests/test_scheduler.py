@@ -174,10 +174,15 @@ def test_a_full_queue_refuses(gated):
     with pytest.raises(QueueFullError, match="2 requests are waiting, and there is room for 2") as refused:
         scheduler.submit(job(model, **SHORT))
     assert 1 <= refused.value.retry_after <= 60 and scheduler.waiting == 2 and scheduler.running == 1
+    for seconds, expected in ((0.001, 1), (2.5, 8), (1e6, 60)):  # three rounds of what a request took of late
+        scheduler._seconds = seconds
+        with pytest.raises(QueueFullError) as refused:
+            scheduler.check_room()
+        assert refused.value.retry_after == expected
     gate.unlock()
     for each in jobs:
         finished(each)
-    assert scheduler.counts["refused"] == 1 and scheduler.counts["finished"] == 3
+    assert scheduler.counts["refused"] == 4 and scheduler.counts["finished"] == 3
     scheduler.close()
 
 
