@@ -63,7 +63,7 @@ class LiveView:
         """A run starts; `ends` are its end tokens, and `whole` the tokens of an answer that count."""
         self._out = sys.stderr if self.stream is None else self.stream
         self._size = terminal.size(self._out) if self._out is not None else (0, 0)
-        self._in_place = terminal.is_terminal(self._out) and self._size >= (NARROWEST, 0) and self._size[1] >= LOWEST
+        self._in_place = terminal.knows_escapes(self._out) and self._size >= (NARROWEST, 0) and self._size[1] >= LOWEST
         self._colored = terminal.wants_color(self.color, self._out)
         self._glyphs = GLYPHS if _can_write(self._out) else PLAIN_GLYPHS
         self._tokenizer, self._ends, self._whole = tokenizer, list(ends), whole

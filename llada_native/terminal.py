@@ -21,6 +21,11 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def knows_escapes(stream: TextIO | None) -> bool:
+    """Whether it is a terminal that moves and colours by escape sequences."""
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
 def size(stream: TextIO) -> tuple[int, int]:
     """Columns and lines; what a terminal has by custom where the stream does not know."""
     try:
@@ -35,7 +40,7 @@ def wants_color(choice: str, stream: TextIO) -> bool:
     checks.one_of("color", choice, COLORS)
     if choice != "auto":
         return choice == "always"
-    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return knows_escapes(stream) and not os.environ.get("NO_COLOR")
 
 
 @lru_cache(4096)

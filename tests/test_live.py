@@ -37,7 +37,8 @@ class Words:
 
 @pytest.fixture
 def size(monkeypatch):
-    """The size that terminals claim, [columns, lines]."""
+    """The size that terminals claim, [columns, lines]; they know escape sequences."""
+    monkeypatch.setenv("TERM", "xterm")
     now = [80, 24]
     monkeypatch.setattr(terminal, "size", lambda stream: tuple(now))
     return now
@@ -219,9 +220,11 @@ def test_terminals_that_know_no_other_glyphs(every_frame, size):
     assert lines[:2] == ["a+\\u6f22", "__"] and scene.out.getvalue().isascii()
 
 
-@pytest.mark.parametrize("narrow", [(7, 24), (80, 1), (1, 1)])
-def test_tiny_terminals_get_lines(size, narrow, monkeypatch):
+@pytest.mark.parametrize(("narrow", "term"), [((7, 24), "xterm"), ((80, 1), "xterm"), ((1, 1), "xterm"), ((80, 24), "dumb")])
+def test_terminals_that_are_tiny_or_know_no_escapes_get_lines(size, narrow, term, monkeypatch):
     monkeypatch.setattr(live, "LINE", 0.0)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", term)
     size[:] = narrow
     scene = Scene(Words("a"), [[MASK] * 2])
     scene.step((0, 0, 0))
@@ -363,6 +366,7 @@ def test_the_picture_of_the_documents(monkeypatch):
     """Made of what an emulator shows of a real run; tools/live_picture.py writes it to docs/live.svg."""
     import live_picture
 
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(live, "FRAME", live.FRAME)
     monkeypatch.setattr(live, "SHARE", live.SHARE)
     seen = live_picture.frames(PROMPT)
