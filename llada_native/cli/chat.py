@@ -97,7 +97,7 @@ class Shell:
                     raise
                 print("\n/quit or Ctrl-D ends the conversation")
             except (LladaError, OSError, TypeError, ValueError) as e:
-                if not self.interactive or isinstance(e, BrokenPipeError):
+                if not self.interactive:
                     raise
                 print(f"llada-native: {' '.join(terminal.shown(str(e)).split())}")
         if self.interactive:
