@@ -24,9 +24,11 @@ NAMES = sorted(command.__name__.rpartition(".")[2] for command in cli.COMMANDS)
 
 
 def shell(line, **options):
-    """A line of bash in which llada-native is this one."""
+    """A line of bash in which llada-native is this one; its output is buffered, as it is for users."""
     setup = f'llada-native() {{ {shlex.quote(sys.executable)} -m llada_native "$@"; }}; '
-    return subprocess.run(["bash", "-c", setup + line], capture_output=True, cwd=ELSEWHERE, **options)
+    environment = {**os.environ, **options.pop("env", {})}
+    environment.pop("PYTHONUNBUFFERED", None)
+    return subprocess.run(["bash", "-c", setup + line], capture_output=True, cwd=ELSEWHERE, env=environment, **options)
 
 
 # ---- prompts
@@ -203,7 +205,7 @@ def test_a_warning_of_the_log_is_shown():
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_texts_that_stdout_has_no_bytes_for(encoding):
     """The work is not lost: JSON stays the same JSON, and other output is legible."""
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    environment = {"PYTHONIOENCODING": encoding}
     run = shell("llada-native generate --preset fast --json '漢 é 😀' | cat", env=environment)
     assert (run.stderr, json.loads(run.stdout.decode(encoding))["answers"][0]["prompt"]) == (b"", "漢 é 😀")
     run = shell("""echo '{"id": "漢 é 😀", "prompt": "a"}' | llada-native batch --preset fast - -""", env=environment)
