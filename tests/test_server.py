@@ -445,6 +445,8 @@ def test_an_unexpected_error_is_told_to_the_log_alone(monkeypatch):
             response = asked(client, max_tokens=8)
             assert "secret" not in refused(response, 500)["message"] and response.headers["x-content-type-options"] == "nosniff"
             assert 'llada_http_responses_total{path="/v1/chat/completions",status="500"} 1' in client.get("/metrics").text
+            with pytest.raises(RuntimeError, match="secret detail"):  # what the server around it hears, and logs
+                asked(TestClient(client.app, "http://127.0.0.1"), max_tokens=8)
 
 
 def test_steps_are_bounded(demo):
