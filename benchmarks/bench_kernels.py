@@ -1,12 +1,11 @@
 """The kernels of every build by themselves, on one core. Where a call is short, many rows are laid end to end: the way through Python
 costs about a microsecond."""
-from statistics import median
 
 import numpy as np
 
 from llada_native import _native
 
-from .common import ISAS, LLADA_8B, ShortCall, durations, peak_gflops, require_isa
+from .common import ISAS, LLADA_8B, ShortCall, peak_gflops, require_isa, seconds_of
 
 GROUPS = (32, 64, 128)
 ROWS = 32
@@ -15,7 +14,7 @@ HEAD_DIM = LLADA_8B.head_dim
 
 def rate(operations, call):
     """10^9 operations a second."""
-    return 1e-9 * operations / median(durations(call, most=1000, limit=0.5))
+    return 1e-9 * operations / seconds_of(call)
 
 
 def fraction_of_peak(isa, operations, call):

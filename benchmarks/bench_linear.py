@@ -1,6 +1,4 @@
 """One linear layer on one core, where a forward pass spends nearly all its time. Threads are measured in bench_threads."""
-from statistics import median
-
 import numpy as np
 
 from .common import (
@@ -9,12 +7,12 @@ from .common import (
     ROWS,
     SHAPES,
     LongCall,
-    durations,
     input_and_output,
     packed_linear,
     peak_gflops,
     random_weight,
     require_isa,
+    seconds_of,
 )
 
 MOST_SCALAR_ROWS = 32  # the scalar build is there to run anywhere; its rate is flat from here, at seconds a call
@@ -42,7 +40,7 @@ class Linear(LongCall):
 
     def rate(self, shape, rows):
         inputs, outputs = SHAPES[shape]
-        return 2e-9 * rows * inputs * outputs / median(durations(self.call, most=1000, limit=0.5))
+        return 2e-9 * rows * inputs * outputs / seconds_of(self.call)
 
     def time_linear(self, *_):
         self.call()

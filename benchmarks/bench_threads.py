@@ -8,14 +8,14 @@ import numpy as np
 
 from llada_native import LLaDAForCausalLM, _native, cpu_info
 
-from .common import DTYPES, ROWS, SHAPES, LongCall, ShortCall, durations, input_and_output, packed_linear, thread_count
+from .common import DTYPES, ROWS, SHAPES, LongCall, ShortCall, input_and_output, packed_linear, seconds_of, thread_count
 
 FORMATS = tuple(f"{dtype}-128" if dtype.startswith("int") else dtype for dtype in DTYPES)
 ASLEEP = 0.001  # seconds until threads without work have gone to sleep
 
 
 def seconds(call, *arguments):
-    return median(durations(lambda: call(*arguments), most=1000, limit=0.5))
+    return seconds_of(lambda: call(*arguments))
 
 
 def speedup(call, threads):

@@ -1,15 +1,17 @@
 """What the benchmarks share: shapes of the models, formats of weights, settings of asv, clocks, and the peak of a core."""
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import cache
 
 import ml_dtypes  # noqa: F401  (teaches NumPy the name bfloat16)
 import numpy as np
 from numpy.typing import NDArray
 
-from llada_native import ModelConfig, _native, cpu_info
+from llada_native import ModelConfig, _native, bench, cpu_info
+from llada_native.bench import WARMUP
+from llada_native.bench import durations as durations  # the clock of `llada-native bench`
+from llada_native.bench import seconds_of as seconds_of
+from llada_native.bench import warm_up as warm_up
 
 LLADA_8B = ModelConfig(n_layers=32, d_model=4096, n_heads=32, n_kv_heads=32, mlp_hidden_size=12288, vocabulary=126464,
                        max_sequence_length=4096, rope_theta=5e5, rms_norm_eps=1e-5, weight_tying=False)
@@ -49,10 +51,6 @@ FORMATS = {"float32": ("float32", 128), "bfloat16": ("bfloat16", 128), "float16"
     f"{dtype}-{group}": (dtype, group) for dtype in ("int8", "int4") for group in (32, 64, 128)}
 ISAS = tuple(cpu_info()["isas"])
 THREADS = (1, "all")
-# Seconds of calls that are not counted. A sleeping worker may be woken on the caller's core, where it waits some milliseconds to
-# be moved to a free one; in a forward pass, whose layers follow each other, it is awake.
-WARMUP = 0.1
-
 
 class ShortCall:
     """Settings for calls of milliseconds.
@@ -90,26 +88,6 @@ def thread_count(threads: int | str) -> int:
     return cores
 
 
-def warm_up(call: Callable[[], object]) -> None:
-    """At least one call, and calls for WARMUP seconds."""
-    end = time.perf_counter() + WARMUP
-    call()
-    while time.perf_counter() < end:
-        call()
-
-
-def durations(call: Callable[[], object], least: int = 3, most: int = 15, limit: float = 2.0) -> list[float]:
-    """Seconds of each call once warm: `least` of them, then more until `most` or `limit` seconds."""
-    warm_up(call)
-    seconds: list[float] = []
-    end = time.perf_counter() + limit
-    while len(seconds) < least or (len(seconds) < most and time.perf_counter() < end):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return seconds
-
-
 def peak_gflops(isa: str) -> float:
     """GFLOP/s of one core in float32 fused multiply-adds of a build, at the clock of this moment, which need not be known.
 
@@ -120,9 +98,9 @@ def peak_gflops(isa: str) -> float:
 
 @cache
 def random_weight(shape: str) -> NDArray[np.float32]:
-    """A weight [outputs, inputs] of SHAPES: a million normal numbers over and over; fifty take longer to draw than most calls."""
+    """A weight [outputs, inputs] of SHAPES."""
     inputs, outputs = SHAPES[shape]
-    return np.resize(np.random.default_rng(0).standard_normal(1_000_003, np.float32), (outputs, inputs))
+    return bench.weight(outputs, inputs)
 
 
 @cache
@@ -135,5 +113,4 @@ def packed_linear(isa: str, weight_format: str, shape: str) -> _native.PackedLin
 @cache
 def input_and_output(shape: str, rows: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Arrays x and out for a weight of SHAPES, their pages in memory."""
-    inputs, outputs = SHAPES[shape]
-    return np.random.default_rng(1).standard_normal((rows, inputs), np.float32), np.ones((rows, outputs), np.float32)
+    return bench.input_and_output(*SHAPES[shape], rows)

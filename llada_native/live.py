@@ -47,6 +47,11 @@ class LiveView:
         Default stderr.
     color : {"auto", "always", "never"}
         "auto" writes colours on a terminal where NO_COLOR is not set.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another color.
     """
 
     def __init__(self, stream: TextIO | None = None, color: str = "auto") -> None:
@@ -58,7 +63,7 @@ class LiveView:
         """A run starts; `ends` are its end tokens, and `whole` the tokens of an answer that count."""
         self._out = sys.stderr if self.stream is None else self.stream
         self._size = terminal.size(self._out) if self._out is not None else (0, 0)
-        self._in_place = terminal.is_terminal(self._out) and self._size >= (NARROWEST, 0) and self._size[1] >= LOWEST
+        self._in_place = terminal.knows_escapes(self._out) and self._size >= (NARROWEST, 0) and self._size[1] >= LOWEST
         self._colored = terminal.wants_color(self.color, self._out)
         self._glyphs = GLYPHS if _can_write(self._out) else PLAIN_GLYPHS
         self._tokenizer, self._ends, self._whole = tokenizer, list(ends), whole
@@ -76,7 +81,7 @@ class LiveView:
             self._due = float("inf")
             try:
                 self._draw(step)
-            except OSError:  # nobody looks any more, which is no reason to stop the work
+            except (OSError, ValueError):  # nobody looks any more, or the stream was closed, which is no reason to stop the work
                 self._out = None
                 return
             took = time.perf_counter() - now
@@ -92,7 +97,7 @@ class LiveView:
         if self._in_place:
             line = self._home() + ERASE_BELOW + terminal.cut(line, self._size[0] - 1) + "\r"
             self._shown = []
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._write(line + "\n")
 
     # ---- a frame
@@ -182,7 +187,7 @@ class LiveView:
             text = self._tokenizer.decode(ids) if self._tokenizer else f"{ids[0]} "
             found = []
             for i, line in enumerate(text.split("\n")):
-                seen = "".join(map(terminal.visible, line))
+                seen = terminal.writable("".join(map(terminal.visible, line)), self._out)
                 found += ([("\n", 0)] if i else []) + ([(seen, terminal.width(seen))] if seen else [])
             self._pieces[ids] = found
         return found

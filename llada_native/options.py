@@ -288,8 +288,7 @@ def _lengths(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[in
     gen_length = checks.whole_number("gen_length", values.get("gen_length", defaults.get("gen_length", DEFAULT_GEN_LENGTH)))
     if attention_block := defaults.get("attention_block", 0):
         return _causal_lengths(values, gen_length, attention_block)
-    longest = min(gen_length, defaults.get("block_length", DEFAULT_BLOCK_LENGTH))
-    block_default = next(b for b in range(longest, 0, -1) if gen_length % b == 0)
+    block_default = _divisor_near(gen_length, defaults.get("block_length", DEFAULT_BLOCK_LENGTH))
     block_length = checks.whole_number("block_length", values.get("block_length", block_default))
     if gen_length % block_length:
         raise ValueError(f"block_length: expected a divisor of gen_length ({gen_length}), found {block_length}; "
@@ -315,6 +314,13 @@ def _causal_lengths(values: Mapping[str, Any], gen_length: int, attention_block:
         raise ValueError(f"max_steps: expected a multiple of the number of blocks ({blocks} = gen_length {gen_length} / block_length "
                          f"{block_length}, rounded up), found {max_steps}")
     return gen_length, block_length, max_steps
+
+
+def _divisor_near(n: int, wanted: int) -> int:
+    """The largest divisor up to `wanted`, but the smallest above where that is less than half of it: a prime length is one block, for
+    blocks of a token each would be filled from left to right."""
+    below = next(d for d in range(min(n, wanted), 0, -1) if n % d == 0)
+    return below if 2 * below >= min(n, wanted) else next(n // blocks for blocks in range(n // wanted, 0, -1) if n % blocks == 0)
 
 
 def _nearest_divisors(n: int, wanted: int) -> str:

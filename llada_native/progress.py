@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from . import terminal
 from .result import Step
 from .tokenizer import Tokenizer
 from .trace import Growth
@@ -15,6 +16,8 @@ BAR = 40  # characters
 
 
 def print_step(step: Step, tokenizer: Tokenizer | None) -> None:
+    if sys.stderr is None:  # print would take stdout
+        return
     shown = []
     events = step.trace.forwards[step.forward].events
     for i, (positions, tokens, confidence) in enumerate(zip(step.positions, step.tokens, step.confidence, strict=True)):
@@ -39,7 +42,7 @@ class Bar:
 
     def __init__(self, what: str) -> None:
         self.what, self.begin, self.shown = what, time.monotonic(), -1
-        self.visible = sys.stderr is not None and sys.stderr.isatty()
+        self.visible = terminal.knows_escapes(sys.stderr)
 
     def __call__(self, fraction: float) -> None:
         percent = int(100 * fraction)

@@ -131,7 +131,6 @@ class Job:
         self._run: Denoising | None = None
         self._settled = [0] * self.requests  # tokens
         self._texts = [""] * self.requests
-        self._cut: list[str | None] = [None] * self.requests  # texts that a stop string has ended
 
     # ---- on the scheduler's thread
 
@@ -149,15 +148,13 @@ class Job:
             return
         assert self._run is not None
         for i, course in enumerate(self._run.courses):
-            if self._cut[i] is not None:
-                continue
             answer = self._run.trace.settled(i, step.forward)
             masks = np.flatnonzero(answer == self._run.trace.mask_id)
             settled = int(masks[0]) if len(masks) else len(answer)
             if settled > self._settled[i]:
                 self._settled[i], self._texts[i] = settled, self._run.settled(answer)
                 if (cut := cut_at(self._texts[i], self.stop)) is not None:
-                    self._cut[i] = self._texts[i] = cut
+                    self._texts[i] = cut
                     course.finish()
         if self.follow:
             drafts = [] if step.drafts is None else step.drafts
@@ -170,8 +167,7 @@ class Job:
         for i, text in enumerate(self.result.text):
             ids = self.result.sequences[i][self.result.prompt_lengths[i]:]
             length, reason = self.result.answer_lengths[i], self.result.finish_reason[i]
-            cut = self._cut[i] if self._cut[i] is not None else cut_at(text, self.stop)
-            if cut is not None:
+            if (cut := cut_at(text, self.stop)) is not None:
                 text, reason = cut, "stop"
                 length = self._completing(ids)
             self.answers.append(Answer(text, reason, ids[:length], self.result.confidence[i][:length]))
@@ -336,16 +332,22 @@ class Scheduler:
         try:
             with interruptible(self.model._backend):
                 steps = together(self._denoiser, [job._run for job in jobs if job._run is not None])
-            self.counts["passes"] += 1
-            self.counts["rows"] += self._denoiser.rows_computed - rows
-            for job, step in zip(jobs, steps, strict=True):
+        except Exception as e:  # whatever it is: these requests have failed, the next may not
+            self._fail(jobs, e)
+            return
+        self.counts["passes"] += 1
+        self.counts["rows"] += self._denoiser.rows_computed - rows
+        for job, step in zip(jobs, steps, strict=True):
+            try:
                 if step is not None:
                     job._advance(step)
-                if job._finished:
+                if finished := job._finished:
                     job._conclude()
-                    self._leave(job)
-        except Exception as e:  # whatever it is: these requests have failed, the next may not
-            self._fail([job for job in jobs if not job.done.is_set()], e)
+            except Exception as e:  # of this one's text: the others go on
+                self._fail([job], e)
+                continue
+            if finished:
+                self._leave(job)
 
     def _leave(self, job: Job) -> None:
         with self._changed:

@@ -58,7 +58,7 @@ class TextStreamer:
     def _print(self, text: str, end: str = "") -> None:
         out = sys.stdout if self.stream is None else self.stream
         more = text[self._printed:]
-        print(terminal.shown(more) if terminal.is_terminal(out) else more, end=end, file=out, flush=True)
+        print(terminal.writable(terminal.shown(more) if terminal.is_terminal(out) else more, out), end=end, file=out, flush=True)
         self._printed = max(self._printed, len(text))
 
 

@@ -21,6 +21,11 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def knows_escapes(stream: TextIO | None) -> bool:
+    """Whether it is a terminal that moves and colours by escape sequences."""
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
 def size(stream: TextIO) -> tuple[int, int]:
     """Columns and lines; what a terminal has by custom where the stream does not know."""
     try:
@@ -35,7 +40,7 @@ def wants_color(choice: str, stream: TextIO) -> bool:
     checks.one_of("color", choice, COLORS)
     if choice != "auto":
         return choice == "always"
-    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return knows_escapes(stream) and not os.environ.get("NO_COLOR")
 
 
 @lru_cache(4096)
@@ -57,6 +62,12 @@ def columns(character: str) -> int:
 def shown(text: str) -> str:
     """A text as it may be written to a terminal; its lines stay lines."""
     return text if text.isascii() and text.isprintable() else "".join(c if c in "\n\t" else visible(c) for c in text)
+
+
+def writable(text: str, stream: TextIO | None) -> str:
+    """A text as a stream can take it: what its encoding has no bytes for is written as in Python."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def width(text: str) -> int:

@@ -117,6 +117,15 @@ def test_lengths_that_do_not_divide(model: LLaDAForCausalLM, options: dict[str, 
         assert len(model.generate([1, 2, 3], **others, **{key: int(value)}).sequences[0]) > 3, "what would do does"
 
 
+def test_the_default_block_divides_the_length(demo: LLaDAForCausalLM) -> None:
+    """The demo model's is 32. The largest divisor of 16 to 32 if there is one, else the smallest above: never blocks of a few tokens."""
+    for length in range(1, 600):
+        divisors = [d for d in range(1, length + 1) if length % d == 0]
+        fitting = [d for d in divisors if 16 <= d <= 32]
+        expected = length if length < 32 else fitting[-1] if fitting else min(d for d in divisors if d > 32)
+        assert demo.options(gen_length=length).block_length == expected, length
+
+
 @pytest.mark.parametrize(("name", "nearest"), [
     ("temprature", "temperature"), ("gen_lenght", "gen_length"), ("genlength", "gen_length"),
     ("blocklength", "block_length"), ("step", "steps"), ("maxsteps", "max_steps"), ("cfgscale", "cfg_scale"),

@@ -32,6 +32,15 @@ def test_a_record_a_line(tmp_path, capsys, demo):
                      {"id": 3, "text": "17 + 25 = 42", "finish_reason": "stop", "tokens": 10}]
 
 
+def test_values_that_are_equal_and_not_the_same(tmp_path):
+    """True is 1 to Python, which is no reason to answer with the other's options."""
+    lines = [{"prompt": PROMPTS[0], "early_stop": True}, {"prompt": PROMPTS[1], "early_stop": 1}, {"prompt": PROMPTS[2], "gen_length": 32},
+             {"prompt": PROMPTS[3], "gen_length": 32.0}]
+    for size in ("1", "4"):
+        _, found = run(tmp_path, lines, "--batch-size", size, name=f"{size}.jsonl")
+        assert ["error" in one for one in found] == [False, True, False, True]
+
+
 def test_answers_do_not_depend_on_the_batch(tmp_path):
     lines = [*PROMPTS, {"prompt": PROMPTS[0], "seed": 3}, {"id": "other", "prompt": PROMPTS[1], "gen_length": 32}, *PROMPTS]
     found = [run(tmp_path, lines, "--temperature", "0.9", "--seed", "5", "--batch-size", n, name=f"{n}.jsonl")
@@ -95,10 +104,16 @@ def test_what_is_there_is_not_answered_again(tmp_path, monkeypatch):
     assert len(run(tmp_path, PROMPTS)[1]) == 7 and asked == [PROMPTS[3:]]
 
 
-def test_a_file_of_something_else_is_left_alone(tmp_path, capsys):
-    (tmp_path / "out.jsonl").write_text("my notes\n")
-    assert cli.main(["batch", os.devnull, str(tmp_path / "out.jsonl")]) == 1
-    assert "line 1: expected a record with an id" in capsys.readouterr().err and (tmp_path / "out.jsonl").read_text() == "my notes\n"
+@pytest.mark.parametrize("text", ["my notes\n", "my notes", '{"id": 1}\nmy notes', "{", "x" * (1 << 25)])
+def test_a_file_of_something_else_is_left_alone(tmp_path, capsys, text):
+    """What ends without a line's end is the rest of an interrupted record only if it begins like one."""
+    (tmp_path / "out.jsonl").write_text(text)
+    whole = text == "{"  # of which the beginning of a record cannot be told
+    assert cli.main(["batch", os.devnull, str(tmp_path / "out.jsonl")]) == (0 if whole else 1)
+    assert whole or (": expected a record with an id" in capsys.readouterr().err and (tmp_path / "out.jsonl").read_text() == text)
+
+
+def test_files_that_are_in_the_way(tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text('"a"\n')
     assert cli.main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "in.jsonl")]) == 1
     assert "is IN as well as OUT" in capsys.readouterr().err

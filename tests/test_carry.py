@@ -147,6 +147,9 @@ def test_another_dtype_and_another_model_begin_anew(model, tmp_path):
     model.generate(prompt, gen_length=32, carry=carry)
     model.generate(prompt, gen_length=32, carry=carry, cache_dtype="float16")
     assert carry.reused == 0
+    for _ in range(2):
+        model.generate(prompt, gen_length=32, carry=carry)
+    assert carry.reused > 0
     config = llada2.config(eos_token_id=EOS)
     other = LLaDAForCausalLM(folders.write(tmp_path, config, llada2.tensors(config, 1)))
     found = other.generate(prompt, gen_length=32, carry=carry)

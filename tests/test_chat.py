@@ -129,6 +129,9 @@ def test_keys_are_reused_where_they_can_be(tmp_path, demo):
     for question in ("a b c " * 10, "d e", "f"):
         assert str(talk.answer(question)) == str(plain.answer(question))
     assert talk.carry.reused >= 32 and f"reused: {talk.carry.reused} positions" in talk.stats()
+    assert talk.carry.held > 0
+    talk.reset()
+    assert talk.turns == [] and talk.carry.held == 0, "the memory is free"
     assert "none: cache=none and guidance keep none" in plain.stats()
     assert "none: every row of this model sees the whole canvas" in Conversation(demo).stats()
 

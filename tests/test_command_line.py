@@ -1,5 +1,6 @@
 """The command line: prompts from anywhere, uniform exit codes, completion, and hostile surroundings."""
 import argparse
+import io
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import pytest
 
 import llada_native
 from llada_native import Trace, cli
-from llada_native.cli import completion, infill
+from llada_native.cli import completion, infill, output
 from llada_native.cli.arguments import EXIT_CODES
 
 ELSEWHERE = Path(__file__).parent
@@ -22,9 +23,11 @@ NAMES = sorted(command.__name__.rpartition(".")[2] for command in cli.COMMANDS)
 
 
 def shell(line, **options):
-    """A line of bash in which llada-native is this one."""
+    """A line of bash in which llada-native is this one; its output is buffered, as it is for users."""
     setup = f'llada-native() {{ {shlex.quote(sys.executable)} -m llada_native "$@"; }}; '
-    return subprocess.run(["bash", "-c", setup + line], capture_output=True, cwd=ELSEWHERE, **options)
+    environment = {**os.environ, **options.pop("env", {})}
+    environment.pop("PYTHONUNBUFFERED", None)
+    return subprocess.run(["bash", "-c", setup + line], capture_output=True, cwd=ELSEWHERE, env=environment, **options)
 
 
 # ---- prompts
@@ -163,15 +166,94 @@ def test_fish_completes(scripts, tmp_path, words, wanted):
     ("printf '\\xff' | PYTHONUTF8=1 llada-native generate", 1, b"standard input: expected UTF-8 text"),
     ("printf '\\xff' | LC_ALL=C llada-native generate", 1, b"standard input: expected UTF-8 text"),
     ("llada-native generate $'\\xff'", 1, b"prompt: expected UTF-8 text"),
+    ("llada-native score $'\\xff' a", 1, b"prompt: expected UTF-8 text"),
+    ("llada-native score a $'\\xff'", 1, b"answer: expected UTF-8 text"),
+    ("llada-native infill $'\\xff[MASK]'", 1, b"text: expected UTF-8 text"),
+    ("llada-native infill --prompt $'\\xff' '[MASK]'", 1, b"--prompt: expected UTF-8 text"),
+    ("llada-native chat --system $'\\xff'", 1, b"--system: expected UTF-8 text"),
     ("head -c 3000000 /dev/zero | tr '\\0' 'x' | llada-native generate", 2, b"max_tokens"),
     ("llada-native generate @/no/such", 1, b"No such file"),
+    ("llada-native generate ' '", 1, b"no prompt: an argument is empty"),
+    ("llada-native batch - - <&-", 1, b"IN: standard input is closed"),
+    ("ulimit -v 16000000; echo '\"a\"' | llada-native batch - /dev/full", 1, b"No space left"),  # which can be read without an end
+    ("echo '\"a\"' | llada-native batch --preset fast - >(cat)", 0, b""),
+    ("(echo '\"a\"'; echo '\"b\"') | llada-native batch --preset fast --batch-size 1 - - | head -1; exit ${PIPESTATUS[1]}", 0, b""),
     ("llada-native completion bash | head -1; exit ${PIPESTATUS[0]}", 0, b""),
     (f"llada-native generate --live '{PROMPT}' 2>&-", 0, b""),
+    (f"[ $(llada-native generate --verbose '{PROMPT}' 2>&- | wc -l) = 1 ]", 0, b""),
 ])
 def test_hostile_surroundings(line, code, message):
     run = shell(line)
     assert run.returncode == code and message in run.stderr, run
     assert b"Traceback" not in run.stderr and b"Exception" not in run.stderr and run.stderr.count(b"\n") == (code != 0)
+
+
+@pytest.mark.parametrize("line", ["llada-native generate --model /no/such a 2>&-", "llada-native generate --model /no/such a 2>/dev/full"])
+def test_errors_that_nobody_takes(line):
+    """They do not go to stdout instead, and the exit code says what happened."""
+    run = shell(line)
+    assert (run.returncode, run.stdout, run.stderr) == (1, b"", b"")
+
+
+def test_a_warning_of_the_log_is_shown():
+    run = shell(f"llada-native generate --dtype int8 --cache-dir /dev/null/folder '{PROMPT}'")
+    assert (run.returncode, run.stdout) == (0, b"7, 12, 31, 52\n")
+    assert run.stderr.startswith(b"llada-native: warning: packed weights are not kept: ") and run.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_texts_that_stdout_has_no_bytes_for(encoding):
+    """The work is not lost: JSON stays the same JSON, and other output is legible."""
+    environment = {"PYTHONIOENCODING": encoding}
+    run = shell("llada-native generate --preset fast --json '漢 é 😀' | cat", env=environment)
+    assert (run.stderr, json.loads(run.stdout.decode(encoding))["answers"][0]["prompt"]) == (b"", "漢 é 😀")
+    run = shell("""echo '{"id": "漢 é 😀", "prompt": "a"}' | llada-native batch --preset fast - -""", env=environment)
+    assert (run.stderr, json.loads(run.stdout.decode(encoding))["id"]) == (b"", "漢 é 😀")
+    run = shell("llada-native infill --backend placeholder '漢[MASK]'", env=environment)
+    wanted = "漢".encode(encoding, "backslashreplace")
+    assert run.stderr == b"" and wanted in run.stdout
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_obeys_nothing_of_an_answer(monkeypatch, terminal):
+    class Stream(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setattr(sys, "stdout", out := Stream())
+    monkeypatch.setattr(sys, "stderr", err := Stream())
+    output.answer("a\x1b]0;title\x07\nb\u202e")
+    assert out.getvalue() == ("a\\x1b]0;title\\x07\nb\\u202e\n" if terminal else "a\x1b]0;title\x07\nb\u202e\n")
+    output.say("two\nlines\x1b[2J")
+    assert err.getvalue() == "llada-native: two lines\\x1b[2J\n"
+
+
+def test_an_answer_outlives_its_record(capsys):
+    assert cli.main(["generate", "--trace", "/no/such/run.npz", PROMPT]) == 1
+    assert capsys.readouterr() == ("7, 12, 31, 52\n", "llada-native: [Errno 2] No such file or directory: '/no/such/run.npz'\n")
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["info", "--dtype", "bfloat16"], 2, "--group-size: is for dtype int8 and int4, found bfloat16"),
+    (["info"], 2, "--group-size: is for dtype int8 and int4, found"),
+    (["info", "--backend", "placeholder"], 0, ""), (["info", "--dtype", "int4"], 0, ""),
+    (["serve", "--port", "0"], 2, "--group-size: is for dtype int8 and int4, found"),
+    (["convert", "--dtype", "float32", "IN", "OUT"], 2, "--group-size: is for dtype int8 and int4, found float32"),
+    (["convert", "IN", "OUT"], 0, "warning: --group-size changes nothing for weights of dtype")])
+def test_groups_of_weights_that_have_none(arguments, code, message, tmp_path, capsys):
+    paths = {"IN": str(Path(llada_native.__file__).parent / "demo"), "OUT": str(tmp_path / "out")}
+    assert cli.main([*(paths.get(word, word) for word in arguments), "--group-size", "32"]) == code
+    assert message in (err := capsys.readouterr().err) and err.count("\n") == bool(message)
+
+
+def test_memory_that_is_not_there(monkeypatch, capsys):
+    def run(_):
+        raise MemoryError
+
+    monkeypatch.setattr(cli.info, "run", run)
+    assert cli.main(["info"]) == 1 and capsys.readouterr().err == "llada-native: out of memory\n"
 
 
 def test_quiet_when_piped():

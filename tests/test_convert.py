@@ -318,6 +318,11 @@ def test_the_bar(monkeypatch, capsys):
         bar(0.5)
     assert capsys.readouterr().err == ""  # no terminal
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    with Bar("packing") as bar:
+        bar(0.5)
+    assert capsys.readouterr().err == ""  # nor one that knows escape sequences
+    monkeypatch.setenv("TERM", "xterm")
     with Bar("packing") as bar:
         for fraction in (0, 0.25, 0.251, 1):
             bar(fraction)

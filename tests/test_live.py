@@ -37,7 +37,8 @@ class Words:
 
 @pytest.fixture
 def size(monkeypatch):
-    """The size that terminals claim, [columns, lines]."""
+    """The size that terminals claim, [columns, lines]; they know escape sequences."""
+    monkeypatch.setenv("TERM", "xterm")
     now = [80, 24]
     monkeypatch.setattr(terminal, "size", lambda stream: tuple(now))
     return now
@@ -60,12 +61,13 @@ class Scene:
         self.view = LiveView(self.out, color)
         self.view.begin(tokenizer, [END], None)
 
-    def step(self, *writes, seconds=1.0):
-        """One pass that writes (request, position, token)."""
+    def step(self, *writes, seconds=1.0, grows=()):
+        """One pass that writes (request, position, token), and then grows by (request, position, masks)."""
         from llada_native.result import Step
-        from llada_native.trace import REVEAL, Forward, Write
+        from llada_native.trace import REVEAL, Forward, Growth, Write
 
         events = [(r, Write(REVEAL, np.array([p]), np.array([t], np.int32), np.array([0.5]))) for r, p, t in writes]
+        events += [(r, Growth(position, added)) for r, position, added in grows]
         passes = [(r, len(c), 1, True) for r, c in enumerate(self.trace.canvases)]
         self.trace.forwards.append(Forward(passes, events=events, seconds=seconds))
         n = len(self.trace.forwards)
@@ -123,6 +125,19 @@ def test_a_frame_replaces_the_last_without_clearing(every_frame, size):
     scene.view.end()
     lines = scene.look()
     assert lines[0] == "what was there before" and "2 passes in 1.00 s" in lines[1] and not any(lines[2:])
+
+
+def test_a_frame_of_fewer_lines_leaves_nothing_of_the_last(every_frame, size):
+    """Tokens that are no text take less room than their masks."""
+    size[0] = 40
+    scene = Scene(Words("", "a"), [[1, *[MASK] * 49]], columns=40)
+    lines = scene.step()
+    assert lines[:2] == ["a" + "░" * 38, "░" * 11] and lines[2].startswith("block") and not any(lines[3:])
+    scene.step(*[(0, p, 0) for p in range(1, 49)])
+    lines = scene.step()
+    assert lines[0] == "a░" and lines[1].startswith("block") and not any(lines[2:])
+    lines = scene.step((0, 49, 1))
+    assert lines[0] == "a▌a" and lines[1].startswith("block") and not any(lines[2:])
 
 
 def test_unchanged_lines_are_not_written_again(every_frame, size):
@@ -183,6 +198,12 @@ def test_a_character_of_several_tokens(every_frame, size):
     assert scene.step()[0] == "漢\ufffd░\ufffd"
 
 
+def test_an_answer_that_grows_before_what_was_written(every_frame, size):
+    scene = Scene(Words("a", "b"), [[MASK] * 3])
+    assert scene.step((0, 0, 0), (0, 2, 1), grows=[(0, 1, 2)])[0] == "▌a░░░▌b"
+    assert scene.step((0, 2, 0))[0] == "a░▌a░b"
+
+
 def test_several_prompts(every_frame, size):
     scene = Scene(Words("a", "b"), [[MASK] * 2, [MASK] * 3])
     assert scene.step((0, 0, 0), (1, 2, 1))[:2] == ["[0] ▌a░", "[1] ░░▌b"]
@@ -192,13 +213,18 @@ def test_terminals_that_know_no_other_glyphs(every_frame, size):
     class Latin(Tty):
         encoding = "ascii"
 
-    scene = Scene(Words("a"), [[MASK] * 2], stream=Latin())
-    assert scene.step((0, 0, 0))[0] == "+a_" and scene.out.getvalue().isascii()
+    size[0] = 9
+    scene = Scene(Words("a", "漢"), [[MASK] * 4], columns=9, stream=Latin())
+    assert scene.step((0, 0, 0))[0] == "+a___"
+    lines = scene.step((0, 1, 1))  # what is written for a character has a width of its own
+    assert lines[:2] == ["a+\\u6f22", "__"] and scene.out.getvalue().isascii()
 
 
-@pytest.mark.parametrize("narrow", [(7, 24), (80, 1), (1, 1)])
-def test_tiny_terminals_get_lines(size, narrow, monkeypatch):
+@pytest.mark.parametrize(("narrow", "term"), [((7, 24), "xterm"), ((80, 1), "xterm"), ((1, 1), "xterm"), ((80, 24), "dumb")])
+def test_terminals_that_are_tiny_or_know_no_escapes_get_lines(size, narrow, term, monkeypatch):
     monkeypatch.setattr(live, "LINE", 0.0)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", term)
     size[:] = narrow
     scene = Scene(Words("a"), [[MASK] * 2])
     scene.step((0, 0, 0))
@@ -277,10 +303,11 @@ def test_what_it_refuses(demo):
 
 
 @pytest.mark.parametrize("kind", [Tty, io.StringIO])
-def test_a_stream_that_breaks_does_not_stop_the_work(demo, every_frame, size, kind):
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError("I/O operation on closed file")])
+def test_a_stream_that_breaks_does_not_stop_the_work(demo, every_frame, size, kind, error):
     class Broken(kind):
         def write(self, text):
-            raise BrokenPipeError
+            raise error
 
     assert str(demo.generate(PROMPT, live=LiveView(Broken()))) == "7, 12, 31, 52"
 
@@ -339,6 +366,7 @@ def test_the_picture_of_the_documents(monkeypatch):
     """Made of what an emulator shows of a real run; tools/live_picture.py writes it to docs/live.svg."""
     import live_picture
 
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(live, "FRAME", live.FRAME)
     monkeypatch.setattr(live, "SHARE", live.SHARE)
     seen = live_picture.frames(PROMPT)

@@ -44,7 +44,7 @@ def _timed_import():
 def test_typed_and_complete():
     folder = Path(llada_native.__file__).parent
     for name in ("py.typed", "_native.pyi", "_sampler.pyi", "demo/model.safetensors", "demo/tokenizer.json",
-                 "replay/page.html", "replay/page.css", "replay/page.js"):
+                 "replay/page.html", "replay/page.css", "replay/page.story.js", "replay/page.js"):
         assert (folder / name).is_file(), name
     assert all(hasattr(llada_native, name) for name in llada_native.__all__)
     assert llada_native.__version__ in (ROOT / "pyproject.toml").read_text()
@@ -138,6 +138,22 @@ def test_kernel_objects_export_one_symbol(tmp_path):
         assert len(defined) == 1 and "Kernels" in defined[0], defined
 
 
+def test_bench_times_the_median_of_calls_once_warm(monkeypatch):
+    """By a clock of the test: calls of WARMUP seconds are not counted, then those of SECONDS, and three at least."""
+    from llada_native import bench
+
+    now, took = 0.0, iter([0.0625, 0.0625, 0.125, 0.25, 0.0625, 0.5, 99.0])
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now)
+
+    def call():
+        nonlocal now
+        now += next(took)
+
+    assert bench.seconds_of(call) == 0.1875 and next(took) == 99.0
+    took = iter([0.25, 2.0, 1.0, 4.0, 99.0])
+    assert bench.seconds_of(call) == 2.0 and next(took) == 99.0
+
+
 def test_bench_prints_a_line_for_each_format(monkeypatch, capsys):
     """With shapes of a toy: the command, not the machine, is tested here."""
     import json
@@ -147,9 +163,11 @@ def test_bench_prints_a_line_for_each_format(monkeypatch, capsys):
 
     monkeypatch.setattr(bench, "SHAPES", {(64, 64): 4, (96, 64): 2, (64, 96): 1})
     monkeypatch.setattr(bench, "SECONDS", 0.001)
+    monkeypatch.setattr(bench, "WARMUP", 0.0)
     assert cli.main(["bench", "--rows", "1", "5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["results"]
     assert len(found) == 2 * len(bench.FORMATS) and all(line["gflops"] > 0 for line in found)
+    assert all(set(line["products"]) == {"64x64", "64x96", "96x64"} for line in found)
     assert {"auto", *(line["dtype"] for line in found)} == set(DTYPES)
     assert cli.main(["bench", "--rows", "3"]) == 0
     assert capsys.readouterr().out.count("\n") == 2 + len(bench.FORMATS)

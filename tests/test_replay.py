@@ -390,6 +390,8 @@ def test_plots(demo):
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    from llada_native import plots
+
     out = demo.generate(PROMPTS, preset="fast", gen_length=32)
     order, sure, rows = out.plot(request=1)
     mine = out.trace.writes[out.trace.writes["request"] == 1]
@@ -400,9 +402,12 @@ def test_plots(demo):
     passes = out.trace.passes[out.trace.passes["request"] == 1]
     bars = sorted((bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in rows.patches)
     assert bars == [(f + 1, n) for f, n in zip(passes["forward"], passes["rows"], strict=True)]
+    assert order.yaxis_inverted(), "the answer is read downwards"
+    assert [line.get_ydata()[0] for line in order.get_lines()] == [], "one block has no borders"
+    borders = plots.commit_order(demo.generate(PROMPTS[0], gen_length=48, block_length=16).trace).get_lines()
+    assert [line.get_ydata()[0] for line in borders] == [15.5, 31.5]
     axes = pyplot.figure().subplots(3)
     assert out.plot(axes) is axes
-    from llada_native import plots
     assert plots.rows(out.trace).get_ylabel() == "rows computed"
     for broken, error in ((lambda: out.plot(request=2), IndexError), (lambda: out.plot(axes[:2]), ValueError)):
         with pytest.raises(error):

@@ -174,10 +174,15 @@ def test_a_full_queue_refuses(gated):
     with pytest.raises(QueueFullError, match="2 requests are waiting, and there is room for 2") as refused:
         scheduler.submit(job(model, **SHORT))
     assert 1 <= refused.value.retry_after <= 60 and scheduler.waiting == 2 and scheduler.running == 1
+    for seconds, expected in ((0.001, 1), (2.5, 8), (1e6, 60)):  # three rounds of what a request took of late
+        scheduler._seconds = seconds
+        with pytest.raises(QueueFullError) as refused:
+            scheduler.check_room()
+        assert refused.value.retry_after == expected
     gate.unlock()
     for each in jobs:
         finished(each)
-    assert scheduler.counts["refused"] == 1 and scheduler.counts["finished"] == 3
+    assert scheduler.counts["refused"] == 4 and scheduler.counts["finished"] == 3
     scheduler.close()
 
 
@@ -197,6 +202,27 @@ def test_cancelled_within_one_pass(gated, company):
         same(finished(both[1]).result, model.generate(PROMPT, seed=0, **SHORT))
     assert sum(n for n in gate.passes[:9]) <= 1 + 1 + 8 * company
     assert scheduler.counts["cancelled"] == 1
+    scheduler.close()
+
+
+@pytest.mark.parametrize("how", ["finished", "cancelled", "failed"])
+def test_caches_are_freed(gated, how):
+    model, gate = gated
+    model._backend = notes = backends.NotesCaches(gate)
+    gate.open = False
+    scheduler = Scheduler(model)
+    one = scheduler.submit(job(model, cache="dual", **SHORT))
+    gate.arrive()
+    gate.let()
+    gate.arrive()
+    assert notes.made and not any(cache.closed for cache in notes.made)
+    if how == "cancelled":
+        scheduler.cancel(one)
+    elif how == "failed":
+        gate.failure = EngineError("kernel gemm_f32 failed")
+    gate.unlock()
+    assert one.done.wait(PATIENCE) and (one.error is None) == (how == "finished")
+    assert all(cache.closed for cache in notes.made)
     scheduler.close()
 
 
@@ -243,6 +269,32 @@ def test_a_failure_is_that_of_its_requests(gated, failure):
         finished(scheduler.submit(job(model, **SHORT)))
     same(finished(scheduler.submit(job(model, **SHORT))).result, model.generate(PROMPT, seed=0, **SHORT))
     assert scheduler.alive and scheduler.running == 0 and scheduler.counts["failed"] == 1
+    scheduler.close()
+
+
+@pytest.mark.parametrize("where", ["_advance", "_conclude"])
+def test_a_failure_beside_the_pass_is_of_one_request(gated, monkeypatch, where):
+    """What goes wrong with the text of one request does not concern those who shared its passes."""
+    model, gate = gated
+    scheduler = Scheduler(model)
+    gate.open = False
+    first = scheduler.submit(job(model, **SHORT))
+    gate.arrive()
+    broken, other = job(model, **SHORT), job(model, **SHORT)
+
+    def fail(*_):
+        raise RuntimeError("no text")
+
+    monkeypatch.setattr(broken, where, fail)
+    for one in (broken, other):
+        scheduler.submit(one)
+    gate.unlock()
+    with pytest.raises(RuntimeError, match="no text"):
+        finished(broken)
+    for one in (first, other):
+        same(finished(one).result, model.generate(PROMPT, seed=0, **SHORT))
+    assert max(gate.passes) == 3
+    assert scheduler.alive and scheduler.running == 0 and scheduler.counts["failed"] == 1 and scheduler.counts["finished"] == 2
     scheduler.close()
 
 

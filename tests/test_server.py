@@ -4,16 +4,19 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from llada_native import LLaDAForCausalLM
-from llada_native.scheduler import Scheduler
+from llada_native.scheduler import Answer, Scheduler
 from llada_native.server import fields
 from llada_native.server.app import create_app
 from llada_native.server.errors import RefusedError
 from llada_native.server.settings import Settings
+from llada_native.server.shapes import Shapes
 
 PROMPT = "Sort these numbers: 31, 7, 52, 12."
 ANSWER = "7, 12, 31, 52"
@@ -95,6 +98,13 @@ def test_options_reach_the_model(client, demo):
     assert asked(client, gen_length="auto").json()["choices"][0]["message"]["content"] == demo.generate(PROMPT, gen_length="auto").text[0]
 
 
+def test_a_prime_length_is_one_block(client, demo):
+    found = asked(client, max_tokens=97, steps=16)
+    alone = demo.generate(PROMPT, gen_length=97, max_steps=16, block_length=97, early_stop=True)
+    assert found.json()["choices"][0]["message"]["content"] == alone.text[0] == demo.generate(PROMPT, gen_length=97, max_steps=16).text[0]
+    assert found.json()["llada"]["rows_computed"] == alone.rows_computed
+
+
 def test_messages_in_parts_and_roles(client, demo):
     messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Sort these "},
                 {"type": "text", "text": "numbers: 3, 1."}], "name": "me"}, {"role": "assistant", "content": "1, 3", "refusal": None},
@@ -129,6 +139,13 @@ def test_logprobs_are_confidences(client, demo):
     assert len(old["logprobs"]["tokens"]) == len(old["logprobs"]["token_logprobs"]) == len(old["logprobs"]["text_offset"])
 
 
+def test_logprobs_are_finite():
+    """Also of confidences that have no logarithm, which JSON could not say."""
+    shapes = Shapes(SimpleNamespace(chat=True, logprobs=True, prompts=[""], n=1), "demo", SimpleNamespace(of=str), [])
+    found = shapes._logprobs(Answer("", "stop", np.arange(3, dtype=np.int32), np.array([0.0, np.nan, 0.5])))
+    assert [c["logprob"] for c in found["content"]] == [-9999.0, -9999.0, math.log(0.5)]
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_stream_says_the_same(client, path):
     whole = asked(client, path, n=2, seed=1, temperature=0.5).json()
@@ -154,7 +171,7 @@ def test_stop_strings(client, stop):
     assert "".join(c["delta"].get("content", "") for e in said for c in e["choices"]) == expected
 
 
-def test_drafts(client):
+def test_drafts(client, demo):
     """Every position with its state; text is settled only."""
     said = events(asked(client, stream=True, drafts=True, max_tokens=32, block_length=32))
     drafts = [c["draft"] for e in said for c in e["choices"] if "draft" in c]
@@ -167,6 +184,8 @@ def test_drafts(client):
             if "draft" in c:
                 assert "".join(t for t, state in c["draft"]["cells"] if state == 2) == text
     assert text == ANSWER
+    states = [state for _, state in drafts[-1]["cells"]]  # the end token is none of the answer
+    assert states.count(2) == demo.generate(PROMPT, gen_length=32, block_length=32).answer_lengths[0] and set(states) == {2, 3}
 
 
 def test_a_server_may_have_defaults(demo):
@@ -174,6 +193,9 @@ def test_a_server_may_have_defaults(demo):
         assert asked(client).json()["llada"]["rows_computed"] == demo.generate(PROMPT, preset="fast", gen_length=32).rows_computed
         alone = demo.generate(PROMPT, gen_length=16, preset="reference", early_stop=True)
         assert asked(client, max_tokens=16, preset="reference").json()["llada"]["rows_computed"] == alone.rows_computed
+    with client_of(LLaDAForCausalLM.from_pretrained(), defaults={"gen_length": 32, "max_steps": 16}) as client:
+        alone = demo.generate(PROMPT, gen_length="auto")  # which has no number of steps either
+        assert asked(client, gen_length="auto").json()["choices"][0]["message"]["content"] == alone.text[0]
 
 
 def test_models_health_and_schema(client):
@@ -221,17 +243,21 @@ def test_replays(client, monkeypatch):
     """Kept where they are asked for, the last ones; served in a sandbox."""
     from llada_native.server import app
 
-    monkeypatch.setattr(app, "_can_replay", lambda: True)
     monkeypatch.setattr(app, "replay_page", lambda result: f"<p>{result.text[0]}</p>")
     assert "replay" not in asked(client, max_tokens=8).json()["llada"]
     addresses = [asked(client, max_tokens=8, replay=True).json()["llada"]["replay"] for _ in range(18)]
     found = client.get(addresses[-1])
     assert found.text.startswith("<p>") and "sandbox allow-scripts" in found.headers["content-security-policy"]
     assert [client.get(a).status_code for a in addresses] == [404] * 2 + [200] * 16
-    monkeypatch.setattr(app, "_can_replay", lambda: False)
-    assert "replay" not in asked(client, max_tokens=8, replay=True).json()["llada"]
-    monkeypatch.undo()
-    assert app.replay_page.__module__ == app.__name__
+
+
+def test_what_replays_keep_is_bounded():
+    """Of predictions by their number: 8 passes that looked at 8 down to 1 masks are 36."""
+    drafted = {"stream": True, "drafts": True, "replay": True, "max_tokens": 8, "early_stop": False}
+    with client_of(LLaDAForCausalLM.from_pretrained(), replayed_predictions=100) as client:
+        addresses = [events(asked(client, **drafted))[-1]["llada"]["replay"] for _ in range(3)]
+        assert [client.get(a).status_code for a in addresses] == [404, 200, 200]
+        assert "replay" not in events(asked(client, **{**drafted, "max_tokens": 16}))[-1]["llada"]
 
 
 # ---- refusals
@@ -304,6 +330,18 @@ def test_messages_are_checked(client, message, expected):
     assert expected in error["message"] and error["param"].startswith("messages[0]")
 
 
+def test_models_that_cannot_chat(tiny):
+    """And what a template says, without the folder that it lies in."""
+    with client_of(LLaDAForCausalLM(tiny[0])) as client:
+        error = refused(asked(client, max_tokens=8))
+        assert error["param"] == "messages" and "the model has no chat template; /v1/completions takes" in error["message"]
+        assert client.get("/v1/models").json()["data"][0]["chat"] is False
+    model = LLaDAForCausalLM.from_pretrained()
+    model.tokenizer.chat_template = "{{ raise_exception('no system prompt') }}"
+    with client_of(model) as client:
+        assert refused(asked(client))["message"] == "the chat template failed: no system prompt"
+
+
 @pytest.mark.parametrize(("prompt", "expected"), [
     ("", "expected a text or a list"), ([], "expected a text or a list"), (5, "expected a text or a list"), ([""], "prompt[0]: expected a"),
     (["a"] * 17, "at most 16 prompts, found 17"), ([512], "token id from 0 to 511, found 512"), ([-1], "token id"), ([1.5], "token id"),
@@ -332,6 +370,13 @@ def test_names_of_the_same_field(client):
 def test_bodies_that_are_not_json(client, body, expected):
     error = refused(client.post("/v1/completions", content=body, headers={"content-type": "application/json"}))
     assert expected in error["message"] and error["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize(("lists", "expected"), [(15, "stop: expected texts"), (16, "at most 16 levels")])
+def test_levels_of_lists_and_objects_are_counted(client, lists, expected):
+    body = b'{"model": "demo", "prompt": "a", "stop": ' + b"[" * lists + b"1" + b"]" * lists + b"}"
+    error = refused(client.post("/v1/completions", content=body, headers={"content-type": "application/json"}))
+    assert expected in error["message"]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonp"])
@@ -397,7 +442,11 @@ def test_an_unexpected_error_is_told_to_the_log_alone(monkeypatch):
     with LLaDAForCausalLM.from_pretrained() as model:
         client = TestClient(create_app(model, Scheduler(model), Settings("demo")), "http://127.0.0.1", raise_server_exceptions=False)
         with client:
-            assert "secret" not in refused(asked(client, max_tokens=8), 500)["message"]
+            response = asked(client, max_tokens=8)
+            assert "secret" not in refused(response, 500)["message"] and response.headers["x-content-type-options"] == "nosniff"
+            assert 'llada_http_responses_total{path="/v1/chat/completions",status="500"} 1' in client.get("/metrics").text
+            with pytest.raises(RuntimeError, match="secret detail"):  # what the server around it hears, and logs
+                asked(TestClient(client.app, "http://127.0.0.1"), max_tokens=8)
 
 
 def test_steps_are_bounded(demo):

@@ -394,10 +394,25 @@ def test_the_command_has_a_key(tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--port", "70000"], "--port: expected 0 to 65535, found 70000"), (["--host", "203.0.113.7"], "203.0.113.7:8000: cannot listen there"),
     (["--max-requests", "0"], "--max-requests: expected 1"), (["--deadline", "nan"], "--deadline"),
+    (["--allow-host", "llada.example:80"], "--allow-host: expected a name without a port"),
+    (["--allow-host", "::1"], "an IPv6 address in brackets"), (["--allow-host", ""], "--allow-host: expected a name"),
+    (["--cors-origin", "app.example"], "--cors-origin: expected one like https://app.example.org, or *, found 'app.example'"),
+    (["--cors-origin", "https://app.example/"], "--cors-origin: expected one like"),
+    (["--api-key-file", sys.executable], f"{sys.executable}: expected a key of visible ASCII characters"),
     (["--api-key-file", "/nowhere"], "/nowhere"), (["--model", "/nowhere", "--port", "0"], "/nowhere")])
 def test_the_command_refuses(capsys, arguments, message):
     assert cli.main(["serve", *arguments]) in (1, 2)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of the machine")
+def test_the_address_that_it_listens_on_is_admitted():
+    with command("--host", "127.0.0.2") as process:
+        port = int(process.stdout.readline().rpartition(":")[2])
+        for host, status in ((f"127.0.0.2:{port}", 200), (f"localhost:{port}", 200), ("evil.example", 403)):
+            with socket.create_connection(("127.0.0.2", port), timeout=servers.PATIENCE) as connection:
+                connection.sendall(servers.raw("GET", "/health", headers={"Host": host}))
+                assert servers.answer(connection)[0] == status
 
 
 @pytest.mark.parametrize("key", ["", "two words", "schl\xfcssel", "a\nb"])

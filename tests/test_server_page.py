@@ -152,11 +152,10 @@ def test_nothing_is_markup(browser, server, monkeypatch, text):
     assert browser.dialogs == [] and browser.complaints == [] and browser.outside() == []
 
 
-def test_the_replay(browser, server, monkeypatch):
-    """The last answer's is linked and opens; to the server its page is a stranger."""
+def test_a_replay_is_a_stranger(browser, server, monkeypatch):
+    """The last answer's is linked and opens; to the server what is on it is a stranger."""
     page = ("<!doctype html><title>replay</title><p id=a></p><script>document.querySelector('#a').textContent = origin; "
             "fetch('/health').catch(() => document.querySelector('#a').textContent += ' refused')</script>")
-    monkeypatch.setattr(app, "_can_replay", lambda: True)
     monkeypatch.setattr(app, "replay_page", lambda result: page)
     browser.open(server.address)
     assert browser.evaluate("document.querySelector('#replay').hidden")
@@ -165,6 +164,48 @@ def test_the_replay(browser, server, monkeypatch):
     assert not browser.evaluate("document.querySelector('#replay').hidden")
     browser.open(browser.evaluate("document.querySelector('#replay').href"))
     browser.wait("document.querySelector('#a').textContent === 'null refused'", servers.PATIENCE)
+
+
+def test_the_replay(browser, server):
+    """Clicked through as the server sends it, in its sandbox and under its policy: nothing of the page needs more."""
+    browser.messages.clear()
+    browser.requests.clear()
+    browser.prefer("light")
+    browser.open(server.address)
+    browser.click("#go")
+    done(browser)
+    said = answer(browser)
+    address = browser.evaluate("document.querySelector('#replay').href")
+    browser.open(address)
+    assert browser.evaluate("origin") == "null"
+    last = int(browser.wait("document.querySelector('#scrub').max"))
+    place = "Number(document.querySelector('#scrub').value)"
+    texts = "[...document.querySelectorAll('.text .cell:not(.end, .after)')].map((c) => c.textContent).join('').replaceAll('\u2423', ' ')"
+    assert last > 0 and browser.evaluate(place) == last and browser.evaluate(texts).strip() == said.strip()
+    browser.press("Home")
+    assert browser.evaluate(place) == 0 and set(browser.evaluate(texts)) == {"\u2591"}
+    browser.click("#on")
+    browser.click("#on")
+    browser.click("#back")
+    assert browser.evaluate(place) == 1
+    browser.evaluate("document.querySelector('#speed').value = '60'")
+    browser.click("#play")
+    browser.wait(f"{place} === {last} && !document.body.classList.contains('playing')", servers.PATIENCE)
+    browser.click(".text .cell[data-cell='2']")
+    assert "position 3 of" in browser.evaluate("document.querySelector('.token').innerText")
+    assert browser.evaluate("document.querySelector('.curve .run-of') !== null"), "drafts are kept"
+    browser.click(".token .close")
+    assert browser.evaluate("document.querySelector('.token').hidden")
+    ink = "getComputedStyle(document.body).color"
+    light = browser.evaluate(ink)
+    for button in ("#guesses", "#show-order", "#theme"):
+        browser.click(button)
+    assert browser.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert luminance(light) < luminance(browser.evaluate(ink))
+    assert browser.evaluate("document.querySelector('.text .tinted') !== null")
+    browser.picture("server-replay")
+    assert browser.complaints == [] and browser.dialogs == [] and browser.outside() == []
+    assert browser.requests[-1] == address, "nothing more is asked for"
 
 
 def test_a_narrow_window(browser, server):

@@ -119,6 +119,38 @@ def test_text_streamer_waits_for_whole_characters():
     assert printed.getvalue() == "a漢b\n\ufffd\n"
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_obeys_nothing_of_what_is_streamed(terminal):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    class Words:
+        def decode(self, ids):
+            return "a\x1b[2J" if len(ids) else ""
+
+    streamer = TextStreamer(Words(), stream=(printed := Stream()))
+    streamer.put(np.array([[1]]))
+    streamer.put(np.array([[2]]))
+    streamer.end()
+    assert printed.getvalue() == ("a\\x1b[2J\n" if terminal else "a\x1b[2J\n")
+
+
+def test_what_a_stream_has_no_bytes_for():
+    class Ascii(io.StringIO):
+        encoding = "ascii"
+
+    class Words:
+        def decode(self, ids):
+            return "漢é" if len(ids) else ""
+
+    streamer = TextStreamer(Words(), stream=(printed := Ascii()))
+    streamer.put(np.array([[1]]))
+    streamer.put(np.array([[2]]))
+    streamer.end()
+    assert printed.getvalue() == "\\u6f22\\xe9\n"
+
+
 def test_a_callback_ends_the_stream_too(demo):
     streamer = Recorder()
     demo.generate(PROMPT, streamer=streamer, callback=lambda step: step.forward == 3)

@@ -121,6 +121,8 @@ def main() -> None:
             began = time.monotonic()
             asyncio.run(load.run(clients, idle, seconds))
             taken = time.monotonic() - began - (2 if idle else 0)
+            if not load.seconds:
+                raise SystemExit(f"{clients} clients got no answer: {load.refused} refused, {load.failed} failed")
             middle, late = np.percentile(load.seconds, [50, 99]) * 1000
             print(f"{clients:8}{idle:6}{len(load.seconds) / taken:8.1f}{load.tokens / taken:8.0f}{middle:8.0f}{late:8.0f}{load.refused:6}"
                   f"{load.failed:8}{load.wrong:7}{resident(server.pid):8.1f}", flush=True)

@@ -1,14 +1,16 @@
 """The command line: a thin front end over the API. Errors are one line on stderr; exit codes say what happened."""
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from .. import __version__
 from ..errors import LladaError
-from . import batch, bench, chat, completion, convert, generate, infill, info, replay, score, selftest, serve
+from . import batch, bench, chat, completion, convert, generate, infill, info, output, replay, score, selftest, serve
 from .arguments import EXIT_CODES, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Parser, examples
 
 # A command is a module with `add(commands)`, which adds its parser and sets `run`: a function of the arguments that returns an exit code.
@@ -34,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser().parse_args(argv)
         if sys.stdout is None:  # the shell has closed it
             return _fail("standard output is closed", EXIT_FAILURE)
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        with _warnings_shown():
             code = arguments.run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(e), EXIT_FAILURE)
     except (ValueError, TypeError) as e:  # of the API: an argument is wrong
         return _fail(str(e), EXIT_USAGE)
+    except MemoryError as e:
+        return _fail(f"out of memory: {e}" if str(e) else "out of memory", EXIT_FAILURE)
     finally:
         _flush()
     return code
@@ -63,19 +66,35 @@ def build_parser() -> Parser:
 
 def _flush() -> None:
     """What nobody takes any more, the interpreter shall not try to write again at its exit."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
+class _LogWarnings(logging.Handler):
+    """Shows the log's warnings, unless the log goes somewhere. What it says of failures comes as errors or Python's warnings too."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING and not logging.getLogger().handlers:
+            output.say(f"warning: {record.getMessage()}")
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    logger, handler = logging.getLogger("llada_native"), _LogWarnings()
+    logger.addHandler(handler)
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"llada-native: warning: {message}", file=sys.stderr)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: output.say(f"warning: {message}")
+            yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _fail(message: str, code: int) -> int:
-    print("llada-native: " + " ".join(message.split()), file=sys.stderr)
+    output.say(message)
     return code

@@ -21,6 +21,7 @@ from ..options import LARGEST_SEED
 from ..selectors import NAMES as SELECTORS
 from ..windows import NAMES as CANVASES
 
+GROUPED = ("int8", "int4")  # dtypes of weights that share scales
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = "exit codes: 0 done, 1 the model or the input was refused, 2 an argument is wrong, 130 interrupted\n"
 FLAGS: dict[str, bool | str] = {"off": False, "on": True, "compat": "compat"}
@@ -106,9 +107,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def open_model(a: argparse.Namespace) -> LLaDAForCausalLM:
     """The model that the arguments name."""
-    return LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size, backend=a.backend,
-                                            num_threads=a.num_threads, isa=a.isa, cache_dir=a.cache_dir, revision=a.revision,
-                                            fallback=getattr(a, "fallback", None))
+    check_groups(a, a.dtype)
+    model = LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size, backend=a.backend,
+                                             num_threads=a.num_threads, isa=a.isa, cache_dir=a.cache_dir, revision=a.revision,
+                                             fallback=getattr(a, "fallback", None))
+    if model.backend == "native":  # others hold no weights of a dtype
+        check_groups(a, model.dtype)
+    return model
+
+
+def check_groups(a: argparse.Namespace, dtype: str) -> None:
+    """Raises ValueError where groups are asked for and weights of this dtype have none."""
+    if a.group_size is not None and dtype not in ("auto", *GROUPED):
+        raise ValueError(f"--group-size: is for dtype {' and '.join(GROUPED)}, found {dtype}")
 
 
 # ---- a generation
@@ -194,7 +205,8 @@ def _prompt(text: str) -> str:
         text = text[1:]
     elif text.startswith("@"):
         return read_text(text[1:])
-    return _valid(text, "prompt")
+    _stated(text, "an argument")
+    return valid(text, "prompt")
 
 
 def read_text(path: str) -> str:
@@ -210,12 +222,12 @@ def read_stdin() -> str:
     if sys.stdin is None or terminal.is_terminal(sys.stdin):
         raise InputError("no prompt: give one as an argument or on standard input")
     try:
-        return _stated(_valid(sys.stdin.read(), "standard input"), "standard input")
+        return _stated(valid(sys.stdin.read(), "standard input"), "standard input")
     except UnicodeDecodeError as e:
         raise InputError("standard input: expected UTF-8 text") from e
 
 
-def _valid(text: str, name: str) -> str:
+def valid(text: str, name: str) -> str:
     """In some locales undecodable bytes come through as lone surrogates."""
     try:
         text.encode("utf-8")

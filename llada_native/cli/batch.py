@@ -18,10 +18,11 @@ from ..errors import GenerationCancelled, LladaError, ModelMemoryError
 from ..model import LLaDAForCausalLM
 from ..options import ALIASES, LARGEST_SEED
 from ..progress import Bar
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_FAILURE, EXIT_OK, InputError
 
 LONGEST_LINE = 1 << 24  # bytes
+RECORD = b'{"id": '  # how every line of OUT begins
 SYNC = 1.0  # seconds between two that are forced to the disk
 MORE = """\
 A line of IN is a prompt ("text"), or an object with "prompt" (text) or "messages" (a list of role and content), and "id", "seed" and
@@ -60,7 +61,8 @@ class Line:
     @property
     def company(self) -> tuple[Any, ...]:
         """What lines have in common that one call of `generate` answers."""
-        return isinstance(self.prompt, str), self.seed is None, self.options
+        # As text, for 1 equals True and 1.0, which are not taken for each other.
+        return isinstance(self.prompt, str), self.seed is None, json.dumps(self.options, sort_keys=True)
 
 
 def run(a: argparse.Namespace) -> int:
@@ -68,7 +70,7 @@ def run(a: argparse.Namespace) -> int:
     with ExitStack() as stack:
         model = stack.enter_context(arguments.open_model(a))
         model.options(**given)
-        source = sys.stdin.buffer if a.source == "-" else stack.enter_context(Path(a.source).open("rb"))
+        source = _standard_input() if a.source == "-" else stack.enter_context(Path(a.source).open("rb"))
         if a.out != "-" and a.source != "-" and Path(a.out).exists() and os.path.samefile(a.source, a.out):
             raise InputError(f"{a.out}: is IN as well as OUT")
         out = Output(a.out)
@@ -92,8 +94,14 @@ def run(a: argparse.Namespace) -> int:
         if pending:
             refused += out.write(answered(model, pending, a.chat))
     if refused:
-        print(f"llada-native: {refused} of {out.written} lines were refused; their records say why", file=sys.stderr)
+        output.say(f"{refused} of {out.written} lines were refused; their records say why")
     return EXIT_FAILURE if refused else EXIT_OK
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise InputError("IN: standard input is closed")
+    return sys.stdin.buffer
 
 
 def parsed(source: BinaryIO, given: dict[str, Any], seed: int | None) -> Iterator[Line]:
@@ -191,21 +199,27 @@ class Output:
         self._file: BinaryIO | None = None
         if path == "-":
             return
-        self._file = open(path, "a+b")  # noqa: SIM115  # closed by close
+        had = os.path.isfile(path) or not os.path.exists(path)  # a pipe or a device has nothing to read, or no end
+        self._file = open(path, "a+b" if had else "ab")  # noqa: SIM115  # closed by close
         try:
-            self._read(path, self._file)
+            if had:
+                self._read(path, self._file)
         except BaseException:
             self._file.close()
             raise
 
     def _read(self, path: str, file: BinaryIO) -> None:
         file.seek(0)
-        whole = 0
-        for number, data in enumerate(file, 1):
-            if not data.endswith(b"\n"):
-                file.truncate(whole)
-                break
+        whole = number = 0
+        while data := file.readline(LONGEST_LINE):
+            number += 1
+            half = not data.endswith(b"\n")
             try:
+                if half and (len(data) == LONGEST_LINE or not data.startswith(RECORD[:len(data)])):
+                    raise ValueError("is not the beginning of a record either")
+                if half:
+                    file.truncate(whole)
+                    break
                 self._had[_key(json.loads(data)["id"])] += 1
             except (KeyError, TypeError, ValueError, RecursionError) as e:
                 raise InputError(f"{path}: line {number}: expected a record with an id, as batch writes it, found something else") from e
@@ -220,12 +234,12 @@ class Output:
 
     def write(self, records: list[dict[str, Any]]) -> int:
         """Append records; returns how many are of errors."""
-        data = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
         self.written += len(records)
         if self._file is None:
-            sys.stdout.write(data)
-            sys.stdout.flush()
+            for one in records:
+                output.json_line(one)
         else:
+            data = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
             self._file.write(data.encode("utf-8", "backslashreplace"))
             self._file.flush()
             if time.monotonic() - self._synced > SYNC:

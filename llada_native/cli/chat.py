@@ -11,7 +11,7 @@ from .. import terminal
 from ..errors import LladaError
 from ..live import LiveView
 from ..streamers import TextStreamer
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_OK, InputError
 from .conversation import Conversation
 
@@ -36,8 +36,9 @@ def run(a: argparse.Namespace) -> int:
     options = arguments.generation_options(a)
     if a.seed is not None:
         options["seed"] = a.seed
+    system = arguments.valid(a.system, "--system")
     with arguments.open_model(a) as model:
-        shell = Shell(Conversation(model, options, a.system), a.live, a.color)
+        shell = Shell(Conversation(model, options, system), a.live, a.color)
         shell.loop()
     return EXIT_OK
 
@@ -96,7 +97,7 @@ class Shell:
                     raise
                 print("\n/quit or Ctrl-D ends the conversation")
             except (LladaError, OSError, TypeError, ValueError) as e:
-                if not self.interactive or isinstance(e, BrokenPipeError):
+                if not self.interactive:
                     raise
                 print(f"llada-native: {' '.join(terminal.shown(str(e)).split())}")
         if self.interactive:
@@ -129,11 +130,11 @@ class Shell:
                 raise
             kept = self.conversation.turns[-1:] and self.conversation.turns[-1][0] == question
             if kept and not streamed:
-                print(terminal.shown(self.conversation.turns[-1][1]))
+                output.answer(self.conversation.turns[-1][1])
             print("(stopped)" if kept else "(stopped before a word had settled; the question is forgotten)")
             return
         if not streamed:
-            print(terminal.shown(str(result)) if self.interactive else result, flush=True)
+            output.answer(str(result))
 
     # ---- commands
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..conversion import convert
 from ..converted import Converted
 from ..progress import Bar
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_OK
 
 
@@ -25,9 +25,13 @@ def add(commands: Any) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
+    arguments.check_groups(a, a.dtype)
     with Bar("packing") as bar:
         out = convert(a.source, a.out, dtype=a.dtype, group_size=a.group_size, isa=a.isa, num_threads=a.num_threads, force=a.force,
                       revision=a.revision, progress=bar)
+    made = Converted(out)
+    if a.group_size is not None and made.dtype not in arguments.GROUPED:
+        output.say(f"warning: --group-size changes nothing for weights of dtype {made.dtype}")
     mib = sum(p.stat().st_size for p in out.iterdir()) / (1 << 20)
-    print(f"{out}: {Converted(out).stated()}, {mib:.1f} MiB")
+    print(f"{out}: {made.stated()}, {mib:.1f} MiB")
     return EXIT_OK

@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from ..live import LiveView
 from ..result import GenerationResult
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_OK
 
 
@@ -36,9 +35,14 @@ def run(a: argparse.Namespace) -> int:
     with arguments.open_model(a) as model:
         result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose, fallback=a.fallback,
                                 live=LiveView(color=a.color) if a.live else False, drafts=a.drafts, **arguments.generation_options(a))
-    if a.trace:
-        result.trace.save(a.trace)
-    print(json.dumps(as_json(prompts, result), ensure_ascii=False) if a.json else result)
+    try:
+        if a.trace:
+            result.trace.save(a.trace)
+    finally:  # an answer is there, whatever became of its record
+        if a.json:
+            output.json_line(as_json(prompts, result))
+        else:
+            output.answer(str(result))
     return EXIT_OK
 
 

@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from typing import Any
 
 from ..live import LiveView
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_OK
 
 MASK = re.compile(r"\[MASK(?::([0-9]{1,6}))?\]")
@@ -40,7 +39,8 @@ def parts(text: str) -> list[str | int]:
 
 
 def run(a: argparse.Namespace) -> int:
-    texts = [parts(text) for text in a.text]
+    texts = [parts(arguments.valid(text, "text")) for text in a.text]
+    prompt = None if a.prompt is None else arguments.valid(a.prompt, "--prompt")
     for text in texts:
         if not any(isinstance(part, int) for part in text):
             raise ValueError(f"text: expected [MASK] where something is to be filled in, found {text[0] if text else ''!r}")
@@ -49,8 +49,10 @@ def run(a: argparse.Namespace) -> int:
         mask_id = model.options(**options).mask_id
         # A list of numbers alone would be one of token ids.
         given = [text if any(isinstance(part, str) for part in text) else [mask_id] * sum(map(int, text)) for text in texts]
-        result = model.infill(given, prompt=a.prompt, seed=a.seed, chat="auto" if a.chat else False, fallback=a.fallback,
+        result = model.infill(given, prompt=prompt, seed=a.seed, chat="auto" if a.chat else False, fallback=a.fallback,
                               live=LiveView(color=a.color) if a.live else False, **options)
-    print(json.dumps({"texts": result.text, "n_forward": result.n_forward, "backend": result.backend}, ensure_ascii=False)
-          if a.json else result)
+    if a.json:
+        output.json_line({"texts": result.text, "n_forward": result.n_forward, "backend": result.backend})
+    else:
+        output.answer(str(result))
     return EXIT_OK

@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from .. import __version__
 from ..loading import GIB
 from ..machine import available_memory, cpu_info
 from ..model import DEMO, LLaDAForCausalLM
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_OK
 
 
@@ -27,13 +26,13 @@ def run(a: argparse.Namespace) -> int:
     with arguments.open_model(a) as model:
         facts["model"] = {"folder": str(a.model or DEMO), **model_facts(model)}
     if a.json:
-        print(json.dumps(facts))
+        output.json_line(facts)
         return EXIT_OK
     for key, value in facts.items():
         if isinstance(value, dict):
             print(f"{key}:")
             for name, item in value.items():
-                print(f"  {name}: {item}")
+                output.answer(f"  {name}: {item}")
         else:
             print(f"{key}: {value}")
     return EXIT_OK

@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from .. import checks
 from ..options import LARGEST_SEED
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_OK
 
 
@@ -28,14 +27,15 @@ def add(commands: Any) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
+    for name, text in (("prompt", a.prompt), *(("answer", text) for text in a.answer)):
+        arguments.valid(text, name)
     with arguments.open_model(a) as model:
         found = model.score(a.prompt, a.answer, mc_num=a.mc_num, batch_size=a.batch_size, cfg_scale=a.cfg_scale, seed=a.seed,
                             chat="auto" if a.chat else False).tolist()
     scored = list(zip(a.answer, found, strict=True))
     if a.json:
-        print(json.dumps({"prompt": a.prompt, "scores": [{"answer": text, "log_likelihood": value} for text, value in scored]},
-                         ensure_ascii=False))
+        output.json_line({"prompt": a.prompt, "scores": [{"answer": text, "log_likelihood": value} for text, value in scored]})
     else:
         for text, value in scored:
-            print(f"{value:.4f}\t{text}")
+            output.answer(f"{value:.4f}\t{text}")
     return EXIT_OK

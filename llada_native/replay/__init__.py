@@ -91,7 +91,8 @@ def _requests(wanted: Sequence[int] | None, trace: Trace) -> list[int]:
 
 def _assembled(data: dict[str, Any]) -> str:
     """Script, style and data in one file. The policy names the script and the style by their hashes and allows nothing else."""
-    shell, style, script = ((Path(__file__).parent / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    shell, style, *scripts = ((Path(__file__).parent / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "story.js", "js"))
+    script = "".join(scripts)
     # In a data block only "<" could end it or begin a comment; escaped it is the same text to JSON.
     told = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"

@@ -22,12 +22,13 @@ from starlette.types import Receive, Scope, Send
 from .. import __version__
 from ..errors import LladaError
 from ..model import LLaDAForCausalLM
+from ..replay import page as replay_page
 from ..result import GenerationResult
 from ..scheduler import DeadlineError, Job, QueueFullError, Scheduler, ShutdownError
 from . import fields, metrics, schema
 from .errors import RefusedError
 from .fields import Asked
-from .guard import Guard, refusal
+from .guard import Guard, mistake, refusal
 from .settings import Settings
 from .shapes import Pieces, Shapes, event
 
@@ -76,7 +77,7 @@ def create_app(model: LLaDAForCausalLM, scheduler: Scheduler, settings: Settings
             Route("/page/{part}", service.page),
         ],
         middleware=middleware,
-        exception_handlers={RefusedError: _refused, HTTPException: _http_error, ClientDisconnect: _gone, Exception: _failed},
+        exception_handlers={RefusedError: _refused, HTTPException: _http_error, ClientDisconnect: _gone},
         lifespan=lifespan,
     )
 
@@ -199,20 +200,20 @@ class Service:
 
     async def replay(self, request: Request) -> Response:
         result = self.replays.get(request.path_params["number"])
-        page = None if result is None else await asyncio.to_thread(replay_page, result)
-        if page is None:
+        if result is None:
             raise RefusedError(404, "no such replay; the last ones are kept, of requests with replay=true", None, "replay_not_found")
+        page = await asyncio.to_thread(replay_page, result)
         return Response(page, headers={"content-type": "text/html; charset=utf-8", "content-security-policy": REPLAY_POLICY})
 
     def _kept(self, asked: Asked, job: Job) -> str | None:
-        """Where the replay of an answer is, if one is wanted; the oldest goes. Nobody can guess the address."""
-        if not asked.replay or job.result is None or not _can_replay():
+        """Where the replay of an answer is, if one is wanted and has room; the oldest go. Nobody can guess the address."""
+        if not asked.replay or job.result is None:
             return None
-        number = secrets.token_urlsafe(16)
-        self.replays[number] = job.result
-        if len(self.replays) > self.settings.replays:
-            self.replays.popitem(last=False)
-        return f"/replay/{number}"
+        number, replays = secrets.token_urlsafe(16), self.replays
+        replays[number] = job.result
+        while len(replays) > self.settings.replays or sum(map(_predictions, replays.values())) > self.settings.replayed_predictions:
+            replays.popitem(last=False)
+        return f"/replay/{number}" if number in replays else None
 
 
 class Work:
@@ -291,19 +292,9 @@ class EventStream(Response):
             yield event(_error(job, shapes.asked).body())
 
 
-def replay_page(result: GenerationResult) -> str | None:
-    """A page on which a run can be watched again, None where this build makes none."""
-    try:
-        from ..replay import page  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return None
-    return str(page(result))
-
-
-def _can_replay() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("llada_native.replay") is not None
+def _predictions(result: GenerationResult) -> int:
+    """How many the record of a run keeps, 12 bytes each: by far the most of it."""
+    return sum(len(draft.positions) for forward in result.trace.forwards for _, draft in forward.drafts)
 
 
 def _has_template(model: LLaDAForCausalLM) -> bool:
@@ -317,11 +308,12 @@ def _error(job: Job, asked: Asked) -> RefusedError:
         return RefusedError(408 if asked.hurried else 504, str(error), None, "deadline_exceeded")
     if isinstance(error, LladaError | MemoryError):
         return _unavailable(error)
-    return RefusedError(500, "the server has made a mistake; its log says more", None, "internal_error")
+    return mistake()
 
 
 def _unavailable(error: Exception) -> RefusedError:
-    return RefusedError(503, str(error), None, "engine_failed" if not isinstance(error, ShutdownError) else "shutting_down")
+    code = "shutting_down" if isinstance(error, ShutdownError) else "engine_failed"
+    return RefusedError(503, str(error) or "out of memory", None, code)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -332,10 +324,6 @@ async def _refused(_: Request, error: Exception) -> Response:
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return refusal(RefusedError(error.status_code, error.detail, headers=error.headers))
-
-
-async def _failed(_: Request, __: Exception) -> Response:
-    return refusal(RefusedError(500, "the server has made a mistake; its log says more", None, "internal_error"))
 
 
 async def _gone(_: Request, __: Exception) -> Response:

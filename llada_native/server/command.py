@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from .. import checks
 from ..errors import MissingPackageError
 from ..model import LLaDAForCausalLM
 from ..scheduler import Scheduler
-from .settings import LOCAL_HOSTS, Settings
+from .settings import LOCAL_HOSTS, Settings, host_name
 
 if TYPE_CHECKING:
     import uvicorn
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llada_native")
 
 KEY_VARIABLE = "LLADA_API_KEY"
+ORIGIN = re.compile(r"https?://[^/?#\s]+")  # as browsers state it
 SPARE_FILES = 64  # descriptors beside connections
 BACKLOG = 2048  # connections that nobody has looked at yet
 FAREWELL = 5  # seconds to tell late requests that the server ends
 
 
 def run(a: argparse.Namespace) -> int:
+    from ..cli.arguments import open_model  # which is there once the command line is
+
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
             raise MissingPackageError(f"serve needs the package {package}: pip install 'llada-native[server]'")
@@ -40,9 +44,7 @@ def run(a: argparse.Namespace) -> int:
     _allow_files(settings.connections + SPARE_FILES)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO)
-    with listener, LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size, backend=a.backend,
-                                                    num_threads=a.num_threads, isa=a.isa, cache_dir=a.cache_dir,
-                                                    revision=a.revision) as model:
+    with listener, open_model(a) as model:
         scheduler = Scheduler(model, a.max_requests, max_waiting=a.max_waiting)
         if not _local(a.host) and settings.api_key is None:
             logger.warning("listening on %s without a key: whoever reaches this machine may ask", a.host)
@@ -93,9 +95,15 @@ def _settings(a: argparse.Namespace) -> Settings:
     checks.whole_number("--max-waiting", a.max_waiting, 1, 1 << 16)
     checks.between("--deadline", a.deadline, 0, 1e6)
     checks.between("--grace", a.grace, 0, 1e6)
+    for name in a.allow_host:
+        if not name or host_name(name) != name.lower():
+            raise ValueError(f"--allow-host: expected a name without a port, an IPv6 address in brackets, found {name!r}")
+    for origin in a.cors_origin:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise ValueError(f"--cors-origin: expected one like https://app.example.org, or *, found {origin!r}")
     hosts = frozenset(name.lower() for name in a.allow_host)
     if _local(a.host):
-        hosts |= LOCAL_HOSTS
+        hosts |= LOCAL_HOSTS | {f"[{a.host}]" if ":" in a.host else a.host.lower()}
     name = a.model_name or ("demo" if a.model is None else Path(a.model).resolve().name)
     return Settings(name, _key(a.api_key_file), hosts, tuple(a.cors_origin), {} if a.preset is None else {"preset": a.preset},
                     deadline=a.deadline, grace=a.grace)
@@ -103,7 +111,10 @@ def _settings(a: argparse.Namespace) -> Settings:
 
 def _key(path: str | None) -> str | None:
     """Of a file or the environment: an argument would show it to everyone on this machine."""
-    name, key = (KEY_VARIABLE, os.environ.get(KEY_VARIABLE)) if path is None else (path, Path(path).read_text("utf-8").strip())
+    if path is None:
+        name, key = KEY_VARIABLE, os.environ.get(KEY_VARIABLE)
+    else:
+        name, key = path, Path(path).read_bytes().decode("ascii", "replace").strip()
     if key is not None and (not key.isascii() or not key.isprintable() or not key or " " in key):
         raise ValueError(f"{name}: expected a key of visible ASCII characters, found {len(key)} other or none")
     return key

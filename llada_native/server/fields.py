@@ -84,7 +84,9 @@ class Asked:
         ------
         RefusedError
         """
-        options = self.options
+        options, tokenizer = self.options, model.tokenizer
+        if self.chat and (tokenizer is None or tokenizer.chat_template is None):
+            raise bad("messages", "the model has no chat template; /v1/completions takes texts or token ids")
         try:
             resolved = GenerationOptions.resolve(options, model._defaults, model.config.vocabulary)
             if resolved.gen_length > model.max_tokens:
@@ -97,7 +99,7 @@ class Asked:
             prompts = [prompt for prompt in self.prompts for _ in range(self.n)]
             return prepared(model, prompts, None, self.chat, self.seed, None, options)
         except (TypeError, ValueError) as error:
-            message = str(error)
+            message = str(error) if tokenizer is None else str(error).replace(f"{tokenizer.folder}: ", "")  # no client's business
             name = message.partition(":")[0].partition("[")[0]
             code = TOO_LONG if "max_tokens (" in message else None
             raise RefusedError(400, message, name if name in CHAT_FIELDS | COMPLETION_FIELDS else None, code) from error
@@ -213,8 +215,7 @@ def _options(data: Mapping[str, Any], settings: Settings, model: LLaDAForCausalL
             given[field] = "compat" if compat else _flag(data, field)
     defaults = {name: value for name, value in settings.defaults.items() if name not in given}
     if given.get("gen_length") == "auto":
-        for name in ("gen_length", "max_steps"):
-            defaults.pop(name, None)
+        defaults.pop("max_steps", None)
     # An answer is what it is without; only the tokens behind its end are not computed.
     end: dict[str, Any] = {} if model._defaults.get("eos_id") is None else {"early_stop": True}
     return {**end, **defaults, **given}
@@ -252,7 +253,7 @@ def _check_names(data: Mapping[str, Any], known: frozenset[str], neutral: Mappin
 def _check_depth(data: Any) -> None:
     level = [data]
     for _ in range(DEEPEST):
-        level = [inner for item in level if isinstance(item, dict | list) for inner in (item.values() if isinstance(item, dict) else item)]
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item) if isinstance(inner, dict | list)]
         if not level:
             return
     raise bad(None, f"expected at most {DEEPEST} levels of lists and objects", "invalid_json")

@@ -2,10 +2,7 @@
 from __future__ import annotations
 
 import hmac
-import re
 import time
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,10 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import RefusedError
 from .metrics import Metrics
-from .settings import Settings
+from .settings import Settings, host_name
 
 OPEN = frozenset({"/", "/health", "/openapi.json"})  # besides the page's parts and replays, whose addresses nobody can guess
-HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::\d*)?")
 OPEN_FOLDERS = ("/page/", "/replay/")
 SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store",
         "cross-origin-resource-policy": "same-origin", "x-frame-options": "SAMEORIGIN"}
@@ -53,13 +49,17 @@ class Guard:
             return
         try:
             await self.app(scope, receive, careful)
+        except Exception:
+            if not answered:
+                await refusal(mistake())(scope, receive, careful)
+            raise  # for the log
         finally:
             if answered:
                 self.metrics.took(scope["path"], time.perf_counter() - began)
 
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
-        if self.settings.hosts and _name(host) not in self.settings.hosts:
+        if self.settings.hosts and host_name(host) not in self.settings.hosts:
             raise RefusedError(403, f"Host: expected one of {', '.join(sorted(self.settings.hosts))}; serve --allow-host admits others",
                                None, "host_not_allowed")
         origin = headers.get("origin")
@@ -74,14 +74,13 @@ class Guard:
                                {"www-authenticate": "Bearer"})
 
 
-def refusal(refused: RefusedError, more: Mapping[str, Any] | None = None) -> JSONResponse:
-    return JSONResponse({**refused.body(), **(more or {})}, refused.status, refused.headers)
+def refusal(refused: RefusedError) -> JSONResponse:
+    return JSONResponse(refused.body(), refused.status, refused.headers)
 
 
-def _name(host: str) -> str:
-    """A Host header without its port."""
-    found = HOST.fullmatch(host.lower())
-    return found[1] if found else ""
+def mistake() -> RefusedError:
+    """What a client is told of an error that nobody has foreseen: nothing of it."""
+    return RefusedError(500, "the server has made a mistake; its log says more", None, "internal_error")
 
 
 def _netloc(origin: str) -> str:

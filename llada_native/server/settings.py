@@ -1,10 +1,12 @@
 """What an operator may choose."""
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::\d*)?")
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -36,8 +38,8 @@ class Settings:
         Beyond them, the connection that has waited longest without a whole request is closed.
     prompts, choices, messages, stops, stop_length : int
         Prompts of a request, answers to each, messages of a chat, stop strings, and characters of one.
-    replays : int
-        Answers that are kept for their replay.
+    replays, replayed_predictions : int
+        Requests that are kept for their replay, and what passes predicted that is kept of all of them, 12 bytes each.
     """
 
     name: str = "llada"
@@ -60,3 +62,10 @@ class Settings:
     stops: int = 4
     stop_length: int = 256
     replays: int = 16
+    replayed_predictions: int = 1 << 24
+
+
+def host_name(host: str) -> str:
+    """A Host header without its port; empty where it is none."""
+    found = HOST.fullmatch(host.lower())
+    return found[1] if found else ""
