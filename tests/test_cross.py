@@ -70,8 +70,8 @@ def built(tmp_path_factory):
 def driver(built):
     objects, shared = built
     program = shared.parent / "kernels"
-    compiled("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Iinclude", "-Isrc_cpp", "-static", "tests/cross/kernels.cpp", *objects,
-             "-o", program)
+    compiled("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Iinclude", "-Isrc_cpp", "-static",
+             *sorted((ROOT / "tests" / "cross").glob("*.cpp")), *objects, "-o", program)
     return program
 
 
