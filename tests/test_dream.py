@@ -13,9 +13,9 @@ import oracle
 import pytest
 from comparisons import assert_bits_in_any_company, assert_close, assert_mapped_as_packed
 from dream import EOS, MASK
+from methods import CASES, PARTS, lengths
+from policies import POLICIES, WINDOWED, by_hand
 from scipy.special import log_softmax
-from test_caching import POLICIES, WINDOWED, by_hand
-from test_loops import CASES, PARTS, lengths, looking
 
 from llada_native import InferTask, LLaDAForCausalLM, ModelConfig, ModelFormatError, UnsupportedModelError, _native, selectors, windows
 from llada_native.backend import tensor_specs
@@ -263,7 +263,7 @@ def test_methods(model, case):
     for seed in (3, 8):
         prompt = np.random.default_rng(seed).integers(0, 50, 11)
         out = model.generate(prompt, gen_length=24, block_length=8, **options)
-        ids, passes, rows = loop(shifted(looking(model)), prompt, 24, 8, MASK, *parameters)
+        ids, passes, rows = loop(shifted(loops.looking(model)), prompt, 24, 8, MASK, *parameters)
         assert out.sequences[0].tolist() == ids.tolist()
         assert (out.n_forward, out.rows_computed) == (passes, rows)
 
@@ -271,7 +271,7 @@ def test_methods(model, case):
 @pytest.mark.parametrize("canvas", [windows.Grow(start=6, step=3, most=20, check=4, enough=0.2, sure=0.5, doubt=0.5),
                                     windows.Grow(start=14, step=3, most=40, check=2, enough=0.45, sure=0.6, doubt=0.9)], ids=repr)
 def test_an_answer_that_grows(model, canvas):
-    prompt, look = np.random.default_rng(5).integers(0, 50, 7), shifted(looking(model))
+    prompt, look = np.random.default_rng(5).integers(0, 50, 7), shifted(loops.looking(model))
     end_token = int(np.bincount(look(loops.starting(prompt, canvas.start, MASK))[7:].argmax(1)).argmax())
     out = model.generate(prompt, canvas=canvas, block_length=4, selector=selectors.Threshold(0.5), eos_id=end_token)
     ids, passes, rows = loops.grow(look, prompt, 4, MASK, end_token, 0.5, canvas.start, canvas.step, canvas.most, canvas.check,
