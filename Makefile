@@ -60,10 +60,14 @@ asan:
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/asan/lib $(PYTHON) -m pytest --import-mode=importlib -m "not slow and not resident" \
 	  tests/test_kernels.py tests/test_quantized.py tests/test_packed.py \
-	  tests/test_forward.py tests/test_moe.py tests/test_llada2.py tests/test_dream.py tests/test_gguf.py tests/test_block_causal.py \
+	  tests/test_forward.py tests/test_moe.py tests/test_llada2.py tests/test_llada2_folders.py tests/test_dream.py \
+	  tests/test_block_causal.py \
+	  tests/test_gguf.py tests/test_gguf_families.py tests/test_gguf_tokenizer.py tests/test_gguf_keys.py tests/test_gguf_containers.py \
 	  tests/test_sampler.py tests/test_filters.py tests/test_generate.py \
-	  tests/test_tasks.py tests/test_slots.py tests/test_shadows.py tests/test_loops.py tests/test_half_caches.py tests/test_c_api.py \
-	  tests/test_bad_folders.py tests/test_shares.py
+	  tests/test_signatures.py tests/test_tasks.py tests/test_rounds.py tests/test_task_caches.py tests/test_arrays.py \
+	  tests/test_slots.py tests/test_shadows.py tests/test_loops.py tests/test_half_caches.py \
+	  tests/test_c_api.py tests/test_c_examples.py tests/test_c_folders.py tests/test_c_weights.py \
+	  tests/test_c_caches.py tests/test_c_rounds.py tests/test_bad_folders.py tests/test_shares.py
 
 clean:
 	rm -rf build $(VENV) dist *.egg-info

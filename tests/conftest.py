@@ -3,6 +3,7 @@ import os
 
 import folders
 import pytest
+import rounds
 
 import llada_native
 
@@ -29,3 +30,13 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo():
     return llada_native.LLaDAForCausalLM.from_pretrained()
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """Puts a `rounds.Spy` between a model and its backend."""
+    def put(model):
+        spy = rounds.Spy(model._backend)
+        monkeypatch.setattr(model, "_backend", spy)
+        return spy
+    return put

@@ -110,3 +110,9 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, NDArray
     index = {"metadata": {"total_size": sum(value.nbytes for value in stored.values())}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     return folder
+
+
+def random(folder: Path, **changes: Any) -> Path:
+    """Write a folder of a random model with grouped queries."""
+    c = config(**{"n_kv_heads": 2, **changes})
+    return write(folder, c, tensors(c))

@@ -1,6 +1,7 @@
 """GGUF files of small random models, written with the gguf package's writer. Names and row orders are spelled out here."""
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
+
+from llada_native.checkpoint import Checkpoint, tensor_name
+from llada_native.model import DEMO
 
 FLOATS = ("F32", "F16", "BF16")
 SIMPLE = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
@@ -124,3 +128,29 @@ def pair(folder: Path, kinds: str | Mapping[str, str], arch: str = "llada", conf
     values = write(path, kinds, arch, c, seed)
     unstated = ("eot_token_id", *(("eos_token_id",) if arch == "diffuse" else ()))
     return path, folders.write(folder / "folder", {key: value for key, value in c.items() if key not in unstated}, values, dtype)
+
+
+def demo_file(path: Path, add_bos_token: bool = True, pre: str | None = "bailingmoe2", **changes: Any) -> Path:
+    """The demo model, with the keys of a tokenizer as llama.cpp writes them."""
+    c = json.loads((DEMO / "config.json").read_text())
+    tokenizer, options = (json.loads((DEMO / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json"))
+    texts = {number: token for token, number in tokenizer["model"]["vocab"].items()}
+    special = {each["id"]: each["content"] for each in tokenizer["added_tokens"]}
+    w = writer(path, "llada", c)
+    keys = {"model": "gpt2", "pre": pre, "tokens": [texts.get(i, special.get(i, f"[PAD{i}]")) for i in range(c["vocab_size"])],
+            "token_type": [3 if i in special else 1 if i in texts else 5 for i in range(c["vocab_size"])],
+            "merges": [" ".join(pair) for pair in tokenizer["model"]["merges"]], "bos_token_id": 506, "padding_token_id": 507,
+            "add_bos_token": add_bos_token, **changes}
+    for key, value in keys.items():
+        put = {str: w.add_string, bool: w.add_bool, int: w.add_uint32, list: w.add_array, float: w.add_float32}.get(type(value))
+        if put:
+            put(f"tokenizer.ggml.{key}", value)
+    w.add_chat_template(options["chat_template"])
+    checkpoint = Checkpoint(DEMO)
+    for spec, _, rows in checkpoint.slices():
+        name = name_of(tensor_name(spec))
+        stored = adjacent_pairs(rows, 4) if spec.role in ("q_proj", "k_proj") else rows
+        kind = "F32" if rows.ndim == 1 else "BF16"
+        add(w, name, stored.astype(np.float32) if kind == "F32" else np.ascontiguousarray(stored).view(np.uint8), kind)
+    finish(w)
+    return path

@@ -5,10 +5,13 @@ seen.
 """
 from __future__ import annotations
 
+import folders
 import numpy as np
+import oracle
 
 MASK = 61
 BLOCK = 32
+LEAST_GAP = 1e-4  # between the scores of an expert that is chosen and one that is not: float32 then chooses as float64 does
 
 
 def config(**changes):
@@ -113,18 +116,14 @@ def forward(tensors, c, ids, mutation=None, *, block=BLOCK, routes=None, gaps=No
     rotary = hd if mutation == "rope on all" else int(hd * c["partial_rotary_factor"])
 
     def rms(x, weight):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c["rms_norm_eps"]) * weight
+        return oracle.rms_norm(x, weight, c["rms_norm_eps"])
 
-    frequency = (c["rope_theta"] ** (-np.arange(0, rotary, 2) / rotary)).astype(np.float32)
-    angle = (np.arange(n, dtype=np.float32)[:, None] * frequency).astype(np.float64)
-    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    cos, sin = oracle.rotary(n, rotary, c["rope_theta"])
 
     def rope(x):  # [n, heads, hd]
-        a, b, rest = x[..., :rotary // 2], x[..., rotary // 2:rotary], x[..., rotary:]
         if mutation == "rope on the last":
-            rest, a, b = x[..., :hd - rotary], x[..., hd - rotary:hd - rotary // 2], x[..., hd - rotary // 2:]
-            return np.concatenate([rest, a * cos - b * sin, b * cos + a * sin], -1)
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], -1)
+            return np.concatenate([x[..., :hd - rotary], oracle.rotate(x[..., hd - rotary:], cos, sin)], -1)
+        return np.concatenate([oracle.rotate(x[..., :rotary], cos, sin), x[..., rotary:]], -1)
 
     def turned(x, weight):
         return rms(rope(x), weight) if mutation == "norm after rope" else rope(rms(x, weight))
@@ -171,3 +170,18 @@ def forward(tensors, c, ids, mutation=None, *, block=BLOCK, routes=None, gaps=No
         if c["num_shared_experts"] and mutation != "no shared expert":
             x = x + gated(h, f"{layer}.mlp.shared_experts")
     return rms(x, w["model.norm.weight"]) @ w["lm_head.weight"].T
+
+
+def written(folder, c, seed=0, dtype="float32", shards=1, stack=False):
+    found = tensors(c, seed)
+    return folders.write(folder, c, stacked(c, found) if stack else found, dtype, shards), found
+
+
+def wanted(tensors, c, n):
+    """Tokens whose routes do not hang on a rounding, and their logits."""
+    for seed in range(100):
+        ids, gaps = np.random.default_rng([n, seed]).integers(0, 60, n), [np.array([np.inf])]
+        logits = forward(tensors, c, ids, gaps=gaps)
+        if min(gap.min() for gap in gaps) > LEAST_GAP:
+            return ids, logits
+    raise AssertionError("no tokens whose routes are certain")

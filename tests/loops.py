@@ -189,3 +189,23 @@ def wino(look, prompt, length, block, mask, draft, verify, windows=None):
                     ids[i] = mask
             last = len(accepted)
     return ids, passes, rows
+
+
+def looking(model):
+    """`look` of the loops: the engine's logits, its only part in them."""
+    mask, vocabulary, backend = model.config.mask_token_id, model.config.vocabulary, model._backend
+
+    def look(ids, places=None, beside=()):
+        tokens = np.array([*ids, *[mask] * len(beside)], np.int32)
+        more = {} if places is None else {"places": np.array(places, np.int32)}
+        if beside:
+            more["twins"] = np.array([*[-1] * len(ids), *beside], np.int32)
+            if places is not None:
+                more["places"] = np.array([*places, *beside], np.int32)
+        hidden = backend.hidden(tokens, np.array([len(tokens)], np.int32), np.arange(len(tokens), dtype=np.int32), **more)
+        logits = np.empty((len(tokens), vocabulary), np.float32)
+        backend.head(hidden, 0, vocabulary, logits)
+        logits[:, mask] = -np.inf
+        return logits.astype(float)
+
+    return look

@@ -16,6 +16,23 @@ def round_bfloat16(x):
     return x.astype(ml_dtypes.bfloat16).astype(np.float64)
 
 
+def rms_norm(x, weight, eps):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+
+
+def rotary(n, width, theta):
+    """cos and sin [n, 1, width / 2] of positions 0 to n, from float32 angles."""
+    frequency = (theta ** (-np.arange(0, width, 2) / width)).astype(np.float32)
+    angle = (np.arange(n, dtype=np.float32)[:, None] * frequency).astype(np.float64)
+    return np.cos(angle)[:, None], np.sin(angle)[:, None]
+
+
+def rotate(x, cos, sin):
+    """x [n, heads, width]: each half turned with the other."""
+    a, b = np.split(x, 2, -1)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
 def forward(tensors, config, ids, mutation=None, *, places=None, store=None, slots=None):
     """Logits float64 [len(ids), vocabulary] of one unpadded sequence.
 
@@ -31,9 +48,7 @@ def forward(tensors, config, ids, mutation=None, *, places=None, store=None, slo
     n = len(ids)
 
     def rms(x, weight):
-        if mutation == "no norm weight":
-            weight = 1.0
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+        return rms_norm(x, 1.0 if mutation == "no norm weight" else weight, eps)
 
     inv = (config["rope_theta"] ** (-np.arange(0, hd, 2) / hd)).astype(np.float32)
     angle = (np.asarray(range(n) if places is None else places, np.float32)[:, None] * inv[None]).astype(np.float64)
@@ -47,8 +62,7 @@ def forward(tensors, config, ids, mutation=None, *, places=None, store=None, slo
             out = np.empty_like(x)
             out[..., 0::2], out[..., 1::2] = a * cos - b * sin, b * cos + a * sin
             return out
-        a, b = x[..., :hd // 2], x[..., hd // 2:]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+        return rotate(x, cos, sin)
 
     x = w[P + "wte.weight"][ids]
     for i in range(config["n_layers"]):

@@ -13,7 +13,6 @@ import folders
 import gguf_files
 import numpy as np
 import pytest
-import test_gguf
 
 import llada_native
 from llada_native import EngineError, LLaDAForCausalLM, ModelFormatError, UnsupportedModelError, _native, cli, convert, packed
@@ -72,7 +71,7 @@ def test_gguf_files(tmp_path, kind, arch):
 
 
 def test_the_tokenizer_of_a_gguf_file(tmp_path, demo):
-    model = LLaDAForCausalLM(convert(test_gguf.demo_file(tmp_path / "demo.gguf"), tmp_path / "out"))
+    model = LLaDAForCausalLM(convert(gguf_files.demo_file(tmp_path / "demo.gguf"), tmp_path / "out"))
     prompt = "Sort these numbers: 31, 7, 52, 12."
     one, other = (m.generate(prompt, gen_length=64) for m in (model, demo))
     assert one.text == other.text and np.array_equal(one.sequences, other.sequences)

@@ -9,8 +9,8 @@ import folders
 import numpy as np
 import oracle
 import pytest
+from draws import DRAWS, SCHEDULES
 from scipy.special import softmax
-from test_golden import DRAWS, SCHEDULES
 
 from llada_native import EngineError, GenerationResult, InferTask, LLaDAForCausalLM, _sampler, cli
 from llada_native.caching import Dual

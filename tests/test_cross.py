@@ -37,8 +37,8 @@ def built(tmp_path_factory):
 def driver(built):
     libraries, shared = built
     program = shared.parent / "kernels"
-    compiled("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Iinclude", "-Isrc_cpp", "-static", "tests/cross/kernels.cpp", *libraries,
-             "-o", program)
+    compiled("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Iinclude", "-Isrc_cpp", "-static",
+             *sorted((ROOT / "tests" / "cross").glob("*.cpp")), *libraries, "-o", program)
     return program
 
 

@@ -8,26 +8,11 @@ import time
 import folders
 import numpy as np
 import pytest
+from comparisons import assert_bits_in_any_company
 
 from llada_native import GenerationCancelled, LLaDAForCausalLM
 
 LENGTHS = (33, 1, 128, 64, 7)
-
-
-def assert_bits_in_any_company(model, requests, threads=(1, 2, 3)):
-    """Five requests alone, in batches of any order at any number of threads, and some of all their rows."""
-    alone = [model.forward(ids) for ids in requests]
-    assert all(np.isfinite(logits).all() for logits in alone)
-    for n in threads:
-        model.num_threads = n
-        for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
-            for i, logits in zip(order, model.forward([requests[i] for i in order]), strict=True):
-                assert np.array_equal(logits, alone[i]), f"request {i}, {n} threads, order {order}"
-    tokens, lengths = np.concatenate(requests).astype(np.int32), np.array([len(ids) for ids in requests], np.int32)
-    everything = model._backend.hidden(tokens, lengths, np.arange(len(tokens), dtype=np.int32))
-    for n in (1, 2, 17, 200):
-        some = np.sort(np.random.default_rng(n).choice(len(tokens), n, replace=False)).astype(np.int32)
-        assert np.array_equal(model._backend.hidden(tokens, lengths, some), everything[some])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -1,130 +1,25 @@
-"""Dream: a float64 forward with biases and shifted logits as the oracle, whole generations, caches, malformed folders.
-
-The oracle shares no code with the package and takes one mistake by name, so that tests can show that each would be seen.
-"""
+"""Dream: logits against the float64 forward of dream.py, whole generations, caches, malformed folders."""
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import replace
 
+import dream
 import folders
 import loops
 import numpy as np
 import oracle
 import pytest
+from comparisons import assert_bits_in_any_company, assert_close, assert_mapped_as_packed
+from dream import EOS, MASK
+from methods import CASES, PARTS, lengths
+from policies import POLICIES, WINDOWED, by_hand
 from scipy.special import log_softmax
-from test_caching import POLICIES, WINDOWED, by_hand
-from test_determinism import assert_bits_in_any_company
-from test_forward import LENGTHS, assert_close
-from test_loops import CASES, PARTS, lengths, looking
 
 from llada_native import InferTask, LLaDAForCausalLM, ModelConfig, ModelFormatError, UnsupportedModelError, _native, selectors, windows
 from llada_native.backend import tensor_specs
 from llada_native.checkpoint import tensor_name
-
-MASK, EOS = 58, 57
-
-
-def dream_config(**changes):
-    """A config.json of two layers and grouped queries."""
-    return {"architectures": ["DreamModel"], "model_type": "Dream", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 64, "max_position_embeddings": 512, "max_window_layers": 28,
-            "rope_theta": 1000000.0, "rope_scaling": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "hidden_act": "silu",
-            "sliding_window": None, "use_sliding_window": False, "attention_dropout": 0.0, "use_cache": True, "mask_token_id": MASK,
-            "bos_token_id": EOS, "eos_token_id": EOS, "pad_token_id": EOS, "torch_dtype": "float32", **changes}
-
-
-def shapes(c):
-    """Published name and [out, in] shape of every tensor."""
-    d, mlp, kv = c["hidden_size"], c["intermediate_size"], c["num_key_value_heads"] * c["hidden_size"] // c["num_attention_heads"]
-    named = {"model.embed_tokens.weight": (c["vocab_size"], d), "model.norm.weight": (d,)}
-    for i in range(c["num_hidden_layers"]):
-        layer = f"model.layers.{i}"
-        named |= {f"{layer}.{leaf}.weight": shape for leaf, shape in {
-            "input_layernorm": (d,), "post_attention_layernorm": (d,), "self_attn.q_proj": (d, d), "self_attn.k_proj": (kv, d),
-            "self_attn.v_proj": (kv, d), "self_attn.o_proj": (d, d), "mlp.gate_proj": (mlp, d), "mlp.up_proj": (mlp, d),
-            "mlp.down_proj": (d, mlp)}.items()}
-        named |= {f"{layer}.self_attn.{part}_proj.bias": (width,) for part, width in (("q", d), ("k", kv), ("v", kv))}
-    return named if c["tie_word_embeddings"] else named | {"lm_head.weight": (c["vocab_size"], d)}
-
-
-def dream_tensors(c, seed=0):
-    """Random float32 weights: matrices N(0, 1/columns), norms U(0.5, 1.5), biases N(0, 1/4)."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    for name, shape in shapes(c).items():
-        if name.endswith("bias"):
-            found[name] = rng.normal(0, 0.5, shape).astype(np.float32)
-        else:
-            found[name] = (rng.normal(0, shape[-1]**-0.5, shape) if len(shape) == 2 else rng.uniform(0.5, 1.5, shape)).astype(np.float32)
-    return found
-
-
-def forward(tensors, c, ids, mutation=None):
-    """Logits float64 [len(ids), vocabulary], those of a row its position's."""
-    w = {name: np.asarray(t, np.float64) for name, t in tensors.items()}
-    n, d, heads, kv_heads = len(ids), c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
-    hd, eps = d // heads, c["rms_norm_eps"]
-
-    def rms(x, weight):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
-
-    frequency = (c["rope_theta"] ** (-np.arange(0, hd, 2) / hd)).astype(np.float32)
-    angle = (np.arange(n, dtype=np.float32)[:, None] * frequency).astype(np.float64)
-    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
-
-    def rope(x):  # [n, heads, hd]
-        a, b = x[..., :hd // 2], x[..., hd // 2:]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-
-    x = w["model.embed_tokens.weight"][ids]
-    for i in range(c["num_hidden_layers"]):
-        layer = f"model.layers.{i}"
-        h = rms(x, w[f"{layer}.input_layernorm.weight"])
-        bias = {part: w[f"{layer}.self_attn.{part}_proj.bias"] for part in "qkv"}
-        if mutation == "no bias":
-            bias = {part: 0 * b for part, b in bias.items()}
-        if mutation in ("no bias of queries", "no bias of keys", "no bias of values"):
-            bias[mutation[11]] = 0 * bias[mutation[11]]
-        if mutation == "biases of keys and values swapped":
-            bias["k"], bias["v"] = bias["v"], bias["k"]
-        if mutation == "bias in the last layer only" and i < c["num_hidden_layers"] - 1:
-            bias = {part: 0 * b for part, b in bias.items()}
-        plain = {part: (h @ w[f"{layer}.self_attn.{part}_proj.weight"].T) for part in "qkv"}
-        q, k, v = ((plain[part] + bias[part]).reshape(n, -1, hd) for part in "qkv")
-        q, k = rope(q), rope(k)
-        if mutation == "bias after rope":
-            q, k = (rope(plain[part].reshape(n, -1, hd)) + bias[part].reshape(-1, hd) for part in "qk")
-        out = np.empty((n, heads, hd))
-        for head in range(heads):
-            kv = head % kv_heads if mutation == "interleaved kv heads" else head // (heads // kv_heads)
-            s = q[:, head] @ k[:, kv].T / np.sqrt(hd)
-            if mutation == "causal":
-                s = np.where(np.tri(n, dtype=bool), s, -np.inf)
-            out[:, head] = oracle.softmax(s) @ v[:, kv]
-        x = x + out.reshape(n, -1) @ w[f"{layer}.self_attn.o_proj.weight"].T
-        h = rms(x, w[f"{layer}.post_attention_layernorm.weight"])
-        gate = h @ w[f"{layer}.mlp.gate_proj.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ w[f"{layer}.mlp.up_proj.weight"].T)) @ w[f"{layer}.mlp.down_proj.weight"].T
-    logits = rms(x, w["model.norm.weight"]) @ w["model.embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight"].T
-    if mutation == "no shift":
-        return logits
-    if mutation == "shift the other way":
-        return np.concatenate([logits[1:], logits[-1:]])
-    if mutation == "shift around the end":
-        return np.roll(logits, 1, axis=0)
-    return np.concatenate([logits[:1], logits[:-1]])
-
-
-def written(folder, c, seed=0, dtype="float32", shards=1):
-    tensors = dream_tensors(c, seed)
-    return folders.write(folder, c, tensors, dtype, shards), tensors
-
-
-def ids_of(n, seed=0):
-    return np.random.default_rng(seed).integers(0, 57, n)
-
 
 MATRIX = [  # MHA, GQA and MQA; tied and untied; odd widths
     {"num_key_value_heads": 4}, {}, {"num_key_value_heads": 1, "tie_word_embeddings": True}, {"tie_word_embeddings": True},
@@ -135,20 +30,20 @@ MATRIX = [  # MHA, GQA and MQA; tied and untied; odd widths
 
 @pytest.mark.parametrize("changes", MATRIX)
 def test_matches_the_oracle(tmp_path, isa, changes):
-    c = dream_config(**changes)
-    folder, tensors = written(tmp_path, c)
+    c = dream.config(**changes)
+    folder, tensors = dream.written(tmp_path, c)
     model = LLaDAForCausalLM(folder, isa=isa)
-    for n in LENGTHS:
-        assert_close(model.forward(ids_of(n)), forward(tensors, c, ids_of(n)))
+    for n in (1, 7, 31, 32, 33, 128):
+        assert_close(model.forward(dream.ids_of(n)), dream.forward(tensors, c, dream.ids_of(n)))
 
 
 @pytest.mark.parametrize("changes", MATRIX)
 def test_reference_backend_matches_the_oracle(tmp_path, changes):
-    c = dream_config(**changes)
-    folder, tensors = written(tmp_path, c)
+    c = dream.config(**changes)
+    folder, tensors = dream.written(tmp_path, c)
     model = LLaDAForCausalLM(folder, backend="reference")
     for n in (1, 2, 33):
-        assert_close(model.forward(ids_of(n)), forward(tensors, c, ids_of(n)), 2 * np.finfo(np.float32).eps)
+        assert_close(model.forward(dream.ids_of(n)), dream.forward(tensors, c, dream.ids_of(n)), 2 * np.finfo(np.float32).eps)
 
 
 @pytest.mark.parametrize("mutation", [
@@ -156,22 +51,23 @@ def test_reference_backend_matches_the_oracle(tmp_path, changes):
     "biases of keys and values swapped", "bias in the last layer only", "bias after rope", "interleaved kv heads", "causal"])
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_a_mistake_would_be_seen(tmp_path, backend, mutation):
-    c = dream_config()
-    folder, tensors = written(tmp_path, c)
+    c = dream.config()
+    folder, tensors = dream.written(tmp_path, c)
     if mutation == "no bias of keys":  # nothing that a softmax sees, if it were not rotated
         tensors = {name: 8 * t if name.endswith("k_proj.bias") else t for name, t in tensors.items()}
         folders.write(tmp_path, c, tensors)
+    ids = dream.ids_of(33)
     with pytest.raises(AssertionError, match="of the largest logit"):
-        assert_close(LLaDAForCausalLM(folder, backend=backend).forward(ids_of(33)), forward(tensors, c, ids_of(33), mutation), 1e-3)
+        assert_close(LLaDAForCausalLM(folder, backend=backend).forward(ids), dream.forward(tensors, c, ids, mutation), 1e-3)
 
 
 def test_logits_are_those_of_positions(tmp_path):
     """Of one sequence, a batch, a batch with padding, and sequences of any lengths."""
-    c = dream_config()
-    folder, tensors = written(tmp_path, c)
+    c = dream.config()
+    folder, tensors = dream.written(tmp_path, c)
     model = LLaDAForCausalLM(folder)
-    rows = [ids_of(9), ids_of(5, 1), ids_of(1, 2)]
-    wanted = [forward(tensors, c, row) for row in rows]
+    rows = [dream.ids_of(9), dream.ids_of(5, 1), dream.ids_of(1, 2)]
+    wanted = [dream.forward(tensors, c, row) for row in rows]
     for found, logits in zip(model.forward(rows), wanted, strict=True):
         assert_close(found, logits)
     assert_close(model.forward_logits_batch([rows[0]])[0], wanted[0])
@@ -191,55 +87,49 @@ FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_float_formats_hold_the_rounded_weights(tmp_path, isa, dtype):
     """Of all matrices; vectors stay float32."""
-    c = dream_config()
-    folder, tensors = written(tmp_path, c)
+    c = dream.config()
+    folder, tensors = dream.written(tmp_path, c)
     held = {n: t if t.ndim == 1 else t.astype(folders.DTYPES[dtype]).astype(np.float32) for n, t in tensors.items()}
-    assert_close(LLaDAForCausalLM(folder, dtype=dtype, isa=isa).forward(ids_of(33)), forward(held, c, ids_of(33)))
+    assert_close(LLaDAForCausalLM(folder, dtype=dtype, isa=isa).forward(dream.ids_of(33)), dream.forward(held, c, dream.ids_of(33)))
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(("dtype", "group", "error"), [("int8", 128, 0.05), ("int8", 32, 0.04), ("int4", 32, 0.3), ("int4", 128, 0.4)])
 def test_integers_are_near(tmp_path, isa, tied, dtype, group, error):
     """The tolerances of test_quantized: the noise of rounding alone."""
-    c = dream_config(tie_word_embeddings=tied)
-    folder, tensors = written(tmp_path, c)
-    wanted = forward(tensors, c, ids_of(40))
-    found = LLaDAForCausalLM(folder, dtype=dtype, group_size=group, isa=isa).forward(ids_of(40))
+    c = dream.config(tie_word_embeddings=tied)
+    folder, tensors = dream.written(tmp_path, c)
+    wanted = dream.forward(tensors, c, dream.ids_of(40))
+    found = LLaDAForCausalLM(folder, dtype=dtype, group_size=group, isa=isa).forward(dream.ids_of(40))
     assert 1e-4 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < error
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_rows_are_bit_identical(isa, dtype):
     """Alone, in batches of any order, at any number of threads, and selected."""
-    model = LLaDAForCausalLM.random(dream_config(hidden_size=264, num_attention_heads=3, num_key_value_heads=1), dtype, isa=isa,
+    model = LLaDAForCausalLM.random(dream.config(hidden_size=264, num_attention_heads=3, num_key_value_heads=1), dtype, isa=isa,
                                     num_threads=1, group_size=32)
-    assert_bits_in_any_company(model, [ids_of(n, n) for n in (33, 1, 128, 64, 7)])
+    assert_bits_in_any_company(model, [dream.ids_of(n, n) for n in (33, 1, 128, 64, 7)])
 
 
 def test_biases_of_nothing_change_no_bit(isa):
     """x + 0 is x: the same weights with and without biases."""
-    config = ModelConfig.from_dict(dream_config())
+    config = ModelConfig.from_dict(dream.config())
     with_bias, without = (_native.NativeModel(replace(config, qkv_bias=bias), "float32", 2, isa) for bias in (True, False))
-    c = dream_config()
+    c = dream.config()
     for spec in tensor_specs(config):
-        tensor = dream_tensors(c)[tensor_name(spec, "DreamModel")]
+        tensor = dream.tensors(c)[tensor_name(spec, "DreamModel")]
         with_bias.load(spec.role, spec.layer, 0, 0 * tensor if spec.role.endswith("bias") else tensor)
         if not spec.role.endswith("bias"):
             without.load(spec.role, spec.layer, 0, tensor)
-    inputs = ids_of(40).astype(np.int32), np.array([40], np.int32), np.arange(40, dtype=np.int32)
+    inputs = dream.ids_of(40).astype(np.int32), np.array([40], np.int32), np.arange(40, dtype=np.int32)
     assert np.array_equal(with_bias.hidden(*inputs), without.hidden(*inputs))
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_mapped_weights_are_the_packed_ones(tmp_path, isa, dtype):
-    folder, _ = written(tmp_path / "model", dream_config())
-    options = {"dtype": dtype, "isa": isa, "group_size": 32}
-    plain = LLaDAForCausalLM(folder, **options)
-    first, second = (LLaDAForCausalLM(folder, cache_dir=tmp_path / "cache", **options) for _ in range(2))
-    for model in (first, second):
-        assert np.array_equal(model.forward(ids_of(20)), plain.forward(ids_of(20)))
-        assert model.memory()["weights"] == plain.memory()["weights"]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    folder, _ = dream.written(tmp_path / "model", dream.config())
+    assert_mapped_as_packed(folder, tmp_path / "cache", dream.ids_of(20), dtype=dtype, isa=isa, group_size=32)
 
 
 # ---- generation: the reference sampler, and Dream's own
@@ -247,8 +137,8 @@ def test_mapped_weights_are_the_packed_ones(tmp_path, isa, dtype):
 @pytest.fixture(scope="module", params=[0, 1])
 def sharp(request, tmp_path_factory):
     """(model, config, tensors) of a tiny model some of whose predictions are sure."""
-    c = dream_config()
-    tensors = dream_tensors(c, request.param)
+    c = dream.config()
+    tensors = dream.tensors(c, request.param)
     tensors["model.norm.weight"] *= 4
     return LLaDAForCausalLM(folders.write(tmp_path_factory.mktemp("dream"), c, tensors)), c, tensors
 
@@ -263,7 +153,7 @@ def logits_of(c, tensors):
     def logits(x, attention):
         out = np.zeros((*x.shape, c["vocab_size"]))
         for row, keep, target in zip(x, attention.astype(bool), out, strict=True):
-            target[keep] = forward(tensors, c, row[keep])
+            target[keep] = dream.forward(tensors, c, row[keep])
         return out
     return logits
 
@@ -272,7 +162,7 @@ def logits_of(c, tensors):
 @pytest.mark.parametrize(("steps", "gen", "block"), [(16, 16, 8), (6, 16, 16), (24, 24, 8), (8, 24, 24)])
 def test_the_reference_sampler_over_shifted_logits(sharp, options, steps, gen, block):
     model, c, tensors = sharp
-    prompts = [ids_of(5), ids_of(1, 1), ids_of(9, 2)]
+    prompts = [dream.ids_of(5), dream.ids_of(1, 1), dream.ids_of(9, 2)]
     wanted, forwards = oracle.generate(logits_of(c, tensors), [list(p) for p in prompts], steps, gen, block, mask_id=MASK, eos_id=EOS,
                                        eot_id=56, **options)
     out = model.generate(prompts, max_steps=steps, gen_length=gen, block_length=block, eot_id=56, **options)
@@ -294,11 +184,11 @@ def dream_scores(logits, order):
 def test_the_orders_of_dream(sharp, order, steps):
     """`maskgit_plus`, `entropy` and `topk_margin` over the whole canvas, with equal shares of the steps."""
     model, c, tensors = sharp
-    prompt, gen = ids_of(6), 24
+    prompt, gen = dream.ids_of(6), 24
     x, shares = np.array([*prompt, *[MASK] * gen]), [gen // steps + (i < gen % steps) for i in range(steps)]
     for share in shares:
         masked = np.flatnonzero(x == MASK)
-        logits = forward(tensors, c, x)[masked]
+        logits = dream.forward(tensors, c, x)[masked]
         chosen = np.argsort(-dream_scores(logits, order), kind="stable")[:share]
         x[masked[chosen]] = logits.argmax(1)[chosen]
     out = model.generate(prompt, max_steps=steps, gen_length=gen, block_length=gen, remasking=order)
@@ -308,13 +198,13 @@ def test_the_orders_of_dream(sharp, order, steps):
 def test_as_its_authors_run_it(model):
     """Temperature .2, top_p .95, by entropy, one block: repeated by its seed, alone and in company."""
     options = {"gen_length": 16, "block_length": 16, "max_steps": 16, "remasking": "entropy", "temperature": 0.2, "top_p": 0.95}
-    alone = model.generate(ids_of(5), seed=[3], **options)
-    together = model.generate([ids_of(9, 1), ids_of(5)], seed=[1, 3], **options)
+    alone = model.generate(dream.ids_of(5), seed=[3], **options)
+    together = model.generate([dream.ids_of(9, 1), dream.ids_of(5)], seed=[1, 3], **options)
     assert together.sequences[1].tolist() == alone.sequences[0].tolist() and MASK not in alone.sequences[0]
 
 
 def test_backends_generate_the_same(tmp_path):
-    folder, _ = written(tmp_path, dream_config())
+    folder, _ = dream.written(tmp_path, dream.config())
     found = [LLaDAForCausalLM(folder, backend=b).generate([7, 8, 9], gen_length=16, block_length=8) for b in ("native", "reference")]
     assert found[0].sequences[0].tolist() == found[1].sequences[0].tolist()
 
@@ -327,7 +217,7 @@ def test_masks_at_the_beginning_and_in_the_middle(sharp, text, cache):
     model, c, tensors = sharp
     x, passes = np.array(text), 0
     while (masked := np.flatnonzero(x == MASK)).size:
-        logits, passes = forward(tensors, c, x)[masked], passes + 1
+        logits, passes = dream.forward(tensors, c, x)[masked], passes + 1
         logits[:, MASK] = -np.inf
         best = oracle.softmax(logits).max(1).argmax()
         x[masked[best]] = logits[best].argmax()
@@ -349,9 +239,9 @@ def test_rows_that_serve_two_positions_in_a_batch(model, batch):
 def test_scores_read_the_row_before(sharp):
     """An answer of one token is scored exactly."""
     model, c, tensors = sharp
-    for prompt, answer in ((ids_of(1), 7), (ids_of(6), 20)):
-        logits = forward(tensors, c, np.array([*prompt, MASK]))
-        without = forward(tensors, c, np.array([MASK] * (len(prompt) + 1)))
+    for prompt, answer in ((dream.ids_of(1), 7), (dream.ids_of(6), 20)):
+        logits = dream.forward(tensors, c, np.array([*prompt, MASK]))
+        without = dream.forward(tensors, c, np.array([MASK] * (len(prompt) + 1)))
         for scale, wanted in ((0, logits), (0.7, without + 1.7 * (logits - without))):
             [found] = model.score(prompt, np.array([answer]), mc_num=1, cfg_scale=scale)
             assert found == pytest.approx(log_softmax(wanted[-1])[answer], abs=1e-4)
@@ -373,7 +263,7 @@ def test_methods(model, case):
     for seed in (3, 8):
         prompt = np.random.default_rng(seed).integers(0, 50, 11)
         out = model.generate(prompt, gen_length=24, block_length=8, **options)
-        ids, passes, rows = loop(shifted(looking(model)), prompt, 24, 8, MASK, *parameters)
+        ids, passes, rows = loop(shifted(loops.looking(model)), prompt, 24, 8, MASK, *parameters)
         assert out.sequences[0].tolist() == ids.tolist()
         assert (out.n_forward, out.rows_computed) == (passes, rows)
 
@@ -381,7 +271,7 @@ def test_methods(model, case):
 @pytest.mark.parametrize("canvas", [windows.Grow(start=6, step=3, most=20, check=4, enough=0.2, sure=0.5, doubt=0.5),
                                     windows.Grow(start=14, step=3, most=40, check=2, enough=0.45, sure=0.6, doubt=0.9)], ids=repr)
 def test_an_answer_that_grows(model, canvas):
-    prompt, look = np.random.default_rng(5).integers(0, 50, 7), shifted(looking(model))
+    prompt, look = np.random.default_rng(5).integers(0, 50, 7), shifted(loops.looking(model))
     end_token = int(np.bincount(look(loops.starting(prompt, canvas.start, MASK))[7:].argmax(1)).argmax())
     out = model.generate(prompt, canvas=canvas, block_length=4, selector=selectors.Threshold(0.5), eos_id=end_token)
     ids, passes, rows = loops.grow(look, prompt, 4, MASK, end_token, 0.5, canvas.start, canvas.step, canvas.most, canvas.check,
@@ -476,7 +366,7 @@ def test_tasks_give_what_generate_gives(model, options):
 def test_a_task_behind_a_cache(sharp, pos, gen):
     """Where a mask stands behind what the cache is asked for, the row before it is computed again: with fresh keys that is exact."""
     model, c, tensors = sharp
-    prompt = ids_of(6)
+    prompt = dream.ids_of(6)
     first, second = InferTask("a", prompt, gen), InferTask("b", prompt, gen)
     cache = model.create_kv_cache()
     first.bind_kvcache(cache)
@@ -486,7 +376,7 @@ def test_a_task_behind_a_cache(sharp, pos, gen):
     assert (second.pending_position, second.pending_token) == (first.pending_position, first.pending_token)
     assert second.pending_confidence == pytest.approx(first.pending_confidence, rel=1e-5)
     masked = np.flatnonzero(second.sequence == MASK)
-    logits = forward(tensors, c, second.sequence)[masked]
+    logits = dream.forward(tensors, c, second.sequence)[masked]
     assert second.pending_token == logits[oracle.softmax(logits).max(1).argmax()].argmax()
 
 
@@ -494,15 +384,15 @@ def test_a_task_behind_a_cache(sharp, pos, gen):
 
 def test_every_tensor_is_counted():
     for changes in MATRIX:
-        c = dream_config(**changes)
+        c = dream.config(**changes)
         config = ModelConfig.from_dict(c)
         named = {tensor_name(s, "DreamModel"): s.shape for s in tensor_specs(config)}
-        assert named == shapes(c) and config.n_parameters() == sum(int(np.prod(shape)) for shape in named.values())
+        assert named == dream.shapes(c) and config.n_parameters() == sum(int(np.prod(shape)) for shape in named.values())
 
 
 def test_dream_has_the_published_size():
     """That of Qwen2.5-7B, and the tokens that the class knows where config.json does not say."""
-    config = ModelConfig.from_dict(dream_config(
+    config = ModelConfig.from_dict(dream.config(
         hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, intermediate_size=18944, vocab_size=152064,
         max_position_embeddings=131072, mask_token_id=None, eos_token_id=None))
     assert config.head_dim == 128 and (config.mask_token_id, config.eos_token_id) == (151666, 151643)
@@ -512,12 +402,12 @@ def test_dream_has_the_published_size():
 def test_other_families_have_neither():
     config = ModelConfig.from_dict(folders.config())
     assert not config.qkv_bias and not config.shifted_logits and config.eos_token_id == EOS
-    assert ModelConfig.from_dict(dream_config(mask_token_id=None, eos_token_id=None)).mask_token_id is None  # beyond this vocabulary
+    assert ModelConfig.from_dict(dream.config(mask_token_id=None, eos_token_id=None)).mask_token_id is None  # beyond this vocabulary
 
 
 def test_the_end_of_a_turn(tmp_path):
     """ChatML's, from the tokenizer's configuration."""
-    folder, _ = written(tmp_path, dream_config())
+    folder, _ = dream.written(tmp_path, dream.config())
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {
         "55": {"content": "<|eot_id|>", "special": True}, "56": {"content": "<|im_end|>", "special": True}}}))
     out = LLaDAForCausalLM(folder).generate([1, 2], gen_length=4, constraints={1: 56})
@@ -543,17 +433,17 @@ def test_the_end_of_a_turn(tmp_path):
 ])
 def test_what_dream_has_not(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
-        LLaDAForCausalLM(folders.write(tmp_path, dream_config(**changes), dream_tensors(dream_config())))
+        LLaDAForCausalLM(folders.write(tmp_path, dream.config(**changes), dream.tensors(dream.config())))
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
                                  "vocab_size", "max_position_embeddings", "rope_theta", "rms_norm_eps", "tie_word_embeddings",
                                  "hidden_act"])
 def test_nothing_is_guessed(tmp_path, key):
-    c = dream_config()
+    c = dream.config()
     del c[key]
     with pytest.raises(ModelFormatError, match=f"required key '{key}' is missing"):
-        LLaDAForCausalLM(folders.write(tmp_path, c, dream_tensors(dream_config())))
+        LLaDAForCausalLM(folders.write(tmp_path, c, dream.tensors(dream.config())))
 
 
 ATTENTION = "model.layers.1.self_attn"
@@ -575,18 +465,18 @@ DAMAGES = {
 def test_tensors_that_do_not_fit(tmp_path, backend, damage):
     change, message = DAMAGES[damage]
     with pytest.raises(ModelFormatError, match=message):
-        LLaDAForCausalLM(folders.write(tmp_path, dream_config(), change(dream_tensors(dream_config()))), backend=backend)
+        LLaDAForCausalLM(folders.write(tmp_path, dream.config(), change(dream.tensors(dream.config()))), backend=backend)
 
 
 def test_shards_give_the_same_model(tmp_path):
-    logits = [LLaDAForCausalLM(written(tmp_path / str(n), dream_config(), shards=n)[0]).forward(ids_of(9)) for n in (1, 3)]
+    logits = [LLaDAForCausalLM(dream.written(tmp_path / str(n), dream.config(), shards=n)[0]).forward(dream.ids_of(9)) for n in (1, 3)]
     assert np.array_equal(*logits)
 
 
 @pytest.mark.parametrize(("tensor", "layer", "rows", "message"), [
     ("q_bias", 2, 32, "layer 2 of a model that has 2"), ("k_bias", 0, 32, "rows 0 to 32 of a tensor that has 16")])
 def test_biases_that_the_engine_has_not(tensor, layer, rows, message):
-    model = _native.NativeModel(ModelConfig.from_dict(dream_config()), "float32", 1)
+    model = _native.NativeModel(ModelConfig.from_dict(dream.config()), "float32", 1)
     with pytest.raises(ValueError, match=message):
         model.load(tensor, layer, 0, np.zeros(rows, np.float32))
     without = _native.NativeModel(ModelConfig.from_dict(folders.config()), "float32", 1)

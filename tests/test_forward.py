@@ -4,11 +4,10 @@ import ml_dtypes
 import numpy as np
 import oracle
 import pytest
+from comparisons import assert_close
 
 from llada_native import LLaDAForCausalLM, ModelConfig
 
-# The contract of the design: float32 weights match the float64 reference within this share of its largest logit.
-TOLERANCE = 1e-5
 LENGTHS = (1, 7, 31, 32, 33, 128)
 SHAPES = [  # kv heads, tied, eps
     (4, False, 1e-5), (2, False, 1e-6), (1, True, 1e-5), (2, True, 1e-6)]
@@ -19,12 +18,6 @@ def build(tmp_path, dtype="float32", backend="native", isa=None, **changes):
     tensors = folders.tensors(config)
     folders.write(tmp_path, config, tensors)
     return config, tensors, LLaDAForCausalLM.from_pretrained(tmp_path, dtype=dtype, backend=backend, isa=isa)
-
-
-def assert_close(found, wanted, tolerance=TOLERANCE):
-    error = np.abs(found - wanted) / np.abs(wanted).max()
-    i = np.unravel_index(np.argmax(error), error.shape)
-    assert error[i] <= tolerance, f"at {i}: found {found[i]}, wanted {wanted[i]}, error {error[i]:.2e} of the largest logit"
 
 
 @pytest.mark.parametrize(("n_kv_heads", "tied", "eps"), SHAPES)

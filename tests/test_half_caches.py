@@ -5,7 +5,7 @@ import folders
 import numpy as np
 import oracle
 import pytest
-from test_slots import BACKENDS, BUILDS, Plan, hidden, numbers, scattered
+from slots import BACKENDS, BUILDS, Plan, hidden, numbers, scattered
 
 from llada_native import KVCache, LLaDAForCausalLM
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from memory import resident
 
 from llada_native import InferTask, KVCache, LLaDABatchedTask, LladaError, LLaDAForCausalLM, NonFiniteLogitsError
 
@@ -459,10 +460,6 @@ def late_failures(model: LLaDAForCausalLM, damaged: LLaDAForCausalLM) -> list[tu
         (ValueError, foreign_cache),
         (ValueError, dropped_cache),
     ]
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.resident

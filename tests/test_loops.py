@@ -7,6 +7,7 @@ import folders
 import loops
 import numpy as np
 import pytest
+from methods import CASES, PARTS, lengths
 
 from llada_native import InferTask, LLaDAForCausalLM
 from llada_native.canvas import Canvas
@@ -27,53 +28,13 @@ def model(request, tmp_path_factory):
     return LLaDAForCausalLM(folders.write(tmp_path_factory.mktemp("loops"), config, tensors))
 
 
-def looking(model):
-    """`look` of the loops: the engine's logits, its only part in them."""
-    mask, vocabulary, backend = model.config.mask_token_id, model.config.vocabulary, model._backend
-
-    def look(ids, places=None, beside=()):
-        tokens = np.array([*ids, *[mask] * len(beside)], np.int32)
-        more = {} if places is None else {"places": np.array(places, np.int32)}
-        if beside:
-            more["twins"] = np.array([*[-1] * len(ids), *beside], np.int32)
-            if places is not None:
-                more["places"] = np.array([*places, *beside], np.int32)
-        hidden = backend.hidden(tokens, np.array([len(tokens)], np.int32), np.arange(len(tokens), dtype=np.int32), **more)
-        logits = np.empty((len(tokens), vocabulary), np.float32)
-        backend.head(hidden, 0, vocabulary, logits)
-        logits[:, mask] = -np.inf
-        return logits.astype(float)
-
-    return look
-
-
-CASES = {
-    "credit": ({"selector": Credit(0.6, alpha=1.5)}, loops.credit, (0.6, 0.8, 0.2, 1.5)),
-    "credit, slow": ({"selector": Credit(0.8, 0.5, 0.7, 3.0)}, loops.credit, (0.8, 0.5, 0.7, 3.0)),
-    "klass": ({"selector": Klass(0.4, 0.05)}, loops.klass, (0.4, 0.05, 2)),
-    "klass, short": ({"selector": Klass(0.3, 0.1, 1)}, loops.klass, (0.3, 0.1, 1)),
-    "suffix window": ({"selector": Threshold(0.5), "canvas": SuffixWindow(9)}, loops.suffix_window, (0.5, 9, 4.0, 2.0, 0)),
-    "suffix window, wide": ({"selector": Threshold(0.3), "canvas": SuffixWindow(64, 1.0, 1.5, 3)}, loops.suffix_window,
-                            (0.3, 64, 1.0, 1.5, 3)),
-    "look ahead": ({"selector": Threshold(0.6), "canvas": LookAhead()}, loops.look_ahead, (0.6, 2, 0.1)),
-    "look ahead, far": ({"selector": Threshold(0.4), "canvas": LookAhead(3, 0.5)}, loops.look_ahead, (0.4, 3, 0.5)),
-    "token edit": ({"selector": Threshold(0.4), "editor": TokenEdit(0.5)}, loops.token_edit, (0.4, 0.5, 16)),
-    "token edit, brief": ({"selector": Threshold(0.3), "editor": TokenEdit(0.0, 3)}, loops.token_edit, (0.3, 0.0, 3)),
-    "remask": ({"editor": Remask(0.75, 2)}, loops.remask, (24, 0.75, 2)),
-    "remask, fewer steps": ({"editor": Remask(0.5, 1), "max_steps": 12}, loops.remask, (12, 0.5, 1)),
-    "remask, more steps": ({"editor": Remask(0.5, 3), "max_steps": 36}, loops.remask, (36, 0.5, 3)),
-    "wino": ({"editor": Wino(0.3, 0.4)}, loops.wino, (0.3, 0.4)),
-    "wino, strict": ({"editor": Wino(0.2, 0.9)}, loops.wino, (0.2, 0.9)),
-}
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", [3, 8])
 def test_random_models(model, case, seed):
     options, loop, parameters = CASES[case]
     prompt = np.random.default_rng(seed).integers(0, 50, 11)
     out = model.generate(prompt, gen_length=24, block_length=8, **options)
-    ids, passes, rows = loop(looking(model), prompt, 24, 8, model.config.mask_token_id, *parameters)
+    ids, passes, rows = loop(loops.looking(model), prompt, 24, 8, model.config.mask_token_id, *parameters)
     assert out.sequences[0].tolist() == ids.tolist()
     assert (out.n_forward, out.rows_computed) == (passes, rows)
 
@@ -95,7 +56,7 @@ def test_the_demo_model(demo, case):
     for text in TEXTS:
         out = demo.generate(text, gen_length=48, block_length=16, **options)
         prompt = out.sequences[0][:out.prompt_lengths[0]]
-        ids, passes, rows = loop(looking(demo), prompt, 48, 16, demo.config.mask_token_id, *parameters)
+        ids, passes, rows = loop(loops.looking(demo), prompt, 48, 16, demo.config.mask_token_id, *parameters)
         assert out.sequences[0].tolist() == ids.tolist()
         assert (out.n_forward, out.rows_computed) == (passes, rows)
 
@@ -106,10 +67,10 @@ def test_the_demo_model(demo, case):
     Grow(start=7, step=5, most=30, check=6, enough=0.0, sure=1.0, doubt=0.9)], ids=repr)
 def test_an_answer_that_grows(model, canvas):
     prompt = np.random.default_rng(5).integers(0, 50, 7)
-    logits = looking(model)(loops.starting(prompt, canvas.start, model.config.mask_token_id))[len(prompt):]
+    logits = loops.looking(model)(loops.starting(prompt, canvas.start, model.config.mask_token_id))[len(prompt):]
     end_token = int(np.bincount(logits.argmax(1)).argmax())  # so that the model predicts it at times
     out = model.generate(prompt, canvas=canvas, block_length=4, selector=Threshold(0.5), eos_id=end_token)
-    ids, passes, rows = loops.grow(looking(model), prompt, 4, model.config.mask_token_id, end_token, 0.5, canvas.start, canvas.step,
+    ids, passes, rows = loops.grow(loops.looking(model), prompt, 4, model.config.mask_token_id, end_token, 0.5, canvas.start, canvas.step,
                                    canvas.most, canvas.check, canvas.enough, canvas.sure, canvas.doubt)
     assert out.sequences[0].tolist() == ids.tolist()
     assert (out.n_forward, out.rows_computed) == (passes, rows)
@@ -121,21 +82,13 @@ def test_the_demo_model_finds_the_length(demo):
         out = demo.generate(text, gen_length="auto", selector="threshold")
         prompt = out.sequences[0][:out.prompt_lengths[0]]
         block = demo._defaults["block_length"]
-        ids, passes, rows = loops.grow(looking(demo), prompt, block, demo.config.mask_token_id, demo._defaults["eos_id"], 0.9,
+        ids, passes, rows = loops.grow(loops.looking(demo), prompt, block, demo.config.mask_token_id, demo._defaults["eos_id"], 0.9,
                                        64, 8, 2048, 32, 0.5, 0.9, 0.1)
         assert out.text == [wanted] and out.sequences[0].tolist() == ids.tolist()
         assert (out.n_forward, out.rows_computed) == (passes, rows)
 
 
 # ---- what holds for all of them
-
-PARTS = [options for options, _, _ in CASES.values()] + [
-    {"canvas": Grow(start=6, step=3, most=24, check=4, enough=0.2, sure=0.5, doubt=0.5), "selector": Threshold(0.5), "eos_id": 3}]
-
-
-def lengths(options):
-    return options if "canvas" in options and options["canvas"].grows else {"gen_length": 24, **options}
-
 
 @pytest.mark.parametrize("options", PARTS, ids=repr)
 @pytest.mark.parametrize("cache", ["prefix", "dual", "delayed"])
@@ -209,7 +162,7 @@ def test_wino_in_a_window(model):
         draws = np.random.default_rng([0, block]).random(len(behind))
         kept.append(np.array([*range(end), *behind[draws < 1.5 * np.exp(-0.5 * ((behind - end) / 8) ** 2) / np.sqrt(2 * np.pi)]]))
     out = model.generate(prompt, gen_length=24, block_length=8, editor=Wino(0.2, 0.9), canvas=canvas)
-    ids, passes, rows = loops.wino(looking(model), prompt, 24, 8, model.config.mask_token_id, 0.2, 0.9, kept)
+    ids, passes, rows = loops.wino(loops.looking(model), prompt, 24, 8, model.config.mask_token_id, 0.2, 0.9, kept)
     assert len(kept[0]) < 35 and out.sequences[0].tolist() == ids.tolist() and (out.n_forward, out.rows_computed) == (passes, rows)
 
 
@@ -218,7 +171,7 @@ def test_edits_are_the_likeliest_tokens_whatever_is_drawn(model):
     suppressed = [t for t in range(64) if t % 3 == 0]
     options = {"gen_length": 24, "block_length": 8, "temperature": 1.0, "seed": 3, "suppress_tokens": suppressed}
     out = model.generate([1, 2, 3], selector=Threshold(0.3), editor=TokenEdit(0.2), **options)
-    look, edits = looking(model), [w for w in out.trace.writes if w["kind"] == 1]
+    look, edits = loops.looking(model), [w for w in out.trace.writes if w["kind"] == 1]
     assert edits and not set(out.sequences[0][3:]) & set(suppressed)
     for edit in edits:
         logits = look(out.trace.canvas(0, int(edit["forward"]) - 1))[edit["position"]]

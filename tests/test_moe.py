@@ -1,152 +1,21 @@
-"""LLaDA-MoE: a float64 forward from published names as the oracle, routing, rows alone and in company, malformed folders.
-
-The oracle shares no code with the package and takes one mistake by name, so that tests can show that each would be seen.
-"""
+"""LLaDA-MoE: logits against the float64 forward of moe.py, routing, rows alone and in company, malformed folders."""
 from __future__ import annotations
 
 import re
 from dataclasses import replace
 
 import folders
+import moe
 import numpy as np
+import oracle
 import pytest
-from test_determinism import assert_bits_in_any_company
-from test_forward import assert_close
+import routers
+from comparisons import assert_bits_in_any_company, assert_close, assert_mapped_as_packed
+from moe import MASK
 
 from llada_native import LLaDAForCausalLM, ModelConfig, ModelFormatError, UnsupportedModelError, _native, caching, selectors
 from llada_native.backend import tensor_specs
 from llada_native.checkpoint import tensor_name
-
-MASK = 61
-
-
-def moe_config(**changes):
-    """A config.json of three layers, the second of which is dense."""
-    return {"architectures": ["LLaDAMoEModelLM"], "model_type": "llada", "hidden_size": 32, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "num_key_value_heads": 4, "num_experts": 8, "num_experts_per_tok": 2, "expert_intermediate_size": 24,
-            "dense_intermediate_size": 48, "shared_expert_intermediate_size": None, "moe_layer_freq": [1, 0, 1], "qk_layernorm": True,
-            "vocab_size": 64, "max_position_embeddings": 512, "rope_theta": 50000, "rms_norm_eps": 1e-5, "partial_rotary_factor": 1,
-            "tie_word_embeddings": False, "hidden_act": "silu", "mask_token_id": MASK, "eos_token_id": 60, "pad_token_id": 60,
-            "torch_dtype": "float32", **changes}
-
-
-def shapes(c):
-    """Published name and [out, in] shape of every tensor."""
-    d, hd = c["hidden_size"], c["hidden_size"] // c["num_attention_heads"]
-    kv = c["num_key_value_heads"] * hd
-
-    def mlp(prefix, hidden):
-        return {f"{prefix}.{leaf}.weight": shape
-                for leaf, shape in (("gate_proj", (hidden, d)), ("up_proj", (hidden, d)), ("down_proj", (d, hidden)))}
-
-    named = {"model.embed_tokens.weight": (c["vocab_size"], d), "model.norm.weight": (d,), "lm_head.weight": (c["vocab_size"], d)}
-    for i, kind in enumerate(c["moe_layer_freq"]):
-        layer = f"model.layers.{i}"
-        named |= {f"{layer}.input_layernorm.weight": (d,), f"{layer}.post_attention_layernorm.weight": (d,),
-                  f"{layer}.self_attn.q_proj.weight": (d, d), f"{layer}.self_attn.k_proj.weight": (kv, d),
-                  f"{layer}.self_attn.v_proj.weight": (kv, d), f"{layer}.self_attn.o_proj.weight": (d, d),
-                  f"{layer}.self_attn.q_norm.weight": (hd,), f"{layer}.self_attn.k_norm.weight": (hd,)}
-        if kind == 0:
-            named |= mlp(f"{layer}.mlp", c["dense_intermediate_size"])
-            continue
-        named[f"{layer}.mlp.gate.weight"] = (c["num_experts"], d)
-        for e in range(c["num_experts"]):
-            named |= mlp(f"{layer}.mlp.experts.{e}", c["expert_intermediate_size"])
-    return named
-
-
-def moe_tensors(c, seed=0):
-    """Random float32 weights, large enough that it matters which experts a row goes to."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    for name, shape in shapes(c).items():
-        spread = (2 if name.endswith("mlp.gate.weight") else 1) / np.sqrt(shape[-1])
-        found[name] = (rng.normal(0, spread, shape) if len(shape) == 2 else rng.uniform(0.5, 1.5, shape)).astype(np.float32)
-    return found
-
-
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def forward(tensors, c, ids, mutation=None, routes=None):
-    """Logits float64 [len(ids), vocabulary] of one sequence. `routes` collects [layers with experts] of chosen ids [len(ids), top]."""
-    w = {name: np.asarray(t, np.float64) for name, t in tensors.items()}
-    n, d, heads, kv_heads, eps = len(ids), c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"], c["rms_norm_eps"]
-    hd, experts, top = d // heads, c["num_experts"], c["num_experts_per_tok"]
-
-    def rms(x, weight):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
-
-    frequency = (c["rope_theta"] ** (-np.arange(0, hd, 2) / hd)).astype(np.float32)
-    angle = (np.arange(n, dtype=np.float32)[:, None] * frequency).astype(np.float64)
-    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
-
-    def rope(x):  # [n, heads, hd]
-        a, b = x[..., :hd // 2], x[..., hd // 2:]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-
-    def normed(x, weight):  # [n, heads, hd]
-        if mutation == "no query and key norm":
-            return rope(x)
-        if mutation == "norm after rope":
-            return rms(rope(x), weight)
-        if mutation == "norm over the whole width":
-            return rope(rms(x.reshape(n, -1), np.tile(weight, x.shape[1])).reshape(x.shape))
-        return rope(rms(x, weight))
-
-    def gated(h, prefix):
-        gate, up = h @ w[f"{prefix}.gate_proj.weight"].T, h @ w[f"{prefix}.up_proj.weight"].T
-        if mutation == "experts' gate and up swapped" and ".experts." in prefix:
-            gate, up = up, gate
-        return (gate / (1 + np.exp(-gate)) * up) @ w[f"{prefix}.down_proj.weight"].T
-
-    x = w["model.embed_tokens.weight"][ids]
-    for i, kind in enumerate(c["moe_layer_freq"]):
-        layer = f"model.layers.{i}"
-        attn = f"{layer}.self_attn"
-        h = rms(x, w[f"{layer}.input_layernorm.weight"])
-        q, k, v = ((h @ w[f"{attn}.{p}_proj.weight"].T).reshape(n, -1, hd) for p in "qkv")
-        q, k = normed(q, w[f"{attn}.q_norm.weight"]), normed(k, w[f"{attn}.k_norm.weight"])
-        out = np.empty((n, heads, hd))
-        for head in range(heads):
-            kv = head // (heads // kv_heads)
-            out[:, head] = softmax(q[:, head] @ k[:, kv].T / np.sqrt(hd)) @ v[:, kv]
-        x = x + out.reshape(n, -1) @ w[f"{attn}.o_proj.weight"].T
-        h = rms(x, w[f"{layer}.post_attention_layernorm.weight"])
-        if kind == 0:
-            x = x if mutation == "dense layer ignored" else x + gated(h, f"{layer}.mlp")
-            continue
-        logits = h @ w[f"{layer}.mlp.gate.weight"].T
-        if mutation == "router bias":
-            logits = logits + np.linspace(-0.5, 0.5, experts)
-        scores = 1 / (1 + np.exp(-logits)) if mutation == "sigmoid router" else softmax(logits)
-        order = np.argsort(-scores, -1, kind="stable")
-        chosen = order[:, 1:top + 1] if mutation == "second best" else order[:, :top]
-        weight = np.take_along_axis(scores, chosen, -1)
-        if mutation == "renormalised weights":
-            weight = weight / weight.sum(-1, keepdims=True)
-        if mutation == "softmax after top-k":
-            weight = softmax(np.take_along_axis(logits, chosen, -1))
-        if routes is not None:
-            routes.append(np.sort(chosen, -1))
-        mixed = np.zeros_like(x)
-        for row in range(n):
-            for expert, share in zip(chosen[row], weight[row], strict=True):
-                mixed[row] += share * gated(h[row], f"{layer}.mlp.experts.{expert}")
-        x = x + mixed
-    return rms(x, w["model.norm.weight"]) @ w["lm_head.weight"].T
-
-
-def written(folder, c, seed=0, dtype="float32", shards=1):
-    tensors = moe_tensors(c, seed)
-    return folders.write(folder, c, tensors, dtype, shards), tensors
-
-
-def ids_of(n, seed=0):
-    return np.random.default_rng(seed).integers(0, 60, n)
-
 
 MATRIX = [
     {},
@@ -163,19 +32,19 @@ MATRIX = [
 
 @pytest.mark.parametrize("changes", MATRIX)
 def test_matches_the_oracle(tmp_path, isa, changes):
-    c = moe_config(**changes)
-    folder, tensors = written(tmp_path, c)
+    c = moe.config(**changes)
+    folder, tensors = moe.written(tmp_path, c)
     model = LLaDAForCausalLM(folder, isa=isa)
     for n in (1, 2, 33, 130):
-        assert_close(model.forward(ids_of(n)), forward(tensors, c, ids_of(n)))
+        assert_close(model.forward(moe.ids_of(n)), moe.forward(tensors, c, moe.ids_of(n)))
 
 
 @pytest.mark.parametrize("changes", MATRIX)
 def test_reference_backend_matches_the_oracle(tmp_path, changes):
-    c = moe_config(**changes)
-    folder, tensors = written(tmp_path, c)
+    c = moe.config(**changes)
+    folder, tensors = moe.written(tmp_path, c)
     model = LLaDAForCausalLM(folder, backend="reference")
-    assert_close(model.forward(ids_of(33)), forward(tensors, c, ids_of(33)), 2 * np.finfo(np.float32).eps)
+    assert_close(model.forward(moe.ids_of(33)), moe.forward(tensors, c, moe.ids_of(33)), 2 * np.finfo(np.float32).eps)
 
 
 @pytest.mark.parametrize("mutation", [
@@ -183,17 +52,18 @@ def test_reference_backend_matches_the_oracle(tmp_path, changes):
     "sigmoid router", "experts' gate and up swapped", "dense layer ignored", "second best"])
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_a_mistake_would_be_seen(tmp_path, backend, mutation):
-    c = moe_config(num_key_value_heads=2)
-    folder, tensors = written(tmp_path, c)
+    c = moe.config(num_key_value_heads=2)
+    folder, tensors = moe.written(tmp_path, c)
+    ids = moe.ids_of(33)
     with pytest.raises(AssertionError, match="of the largest logit"):
-        assert_close(LLaDAForCausalLM(folder, backend=backend).forward(ids_of(33)), forward(tensors, c, ids_of(33), mutation), 1e-3)
+        assert_close(LLaDAForCausalLM(folder, backend=backend).forward(ids), moe.forward(tensors, c, ids, mutation), 1e-3)
 
 
 # ---- routing
 
 def test_routes_are_the_most_probable():
     logits = np.random.default_rng(0).normal(0, 3, (200, 64)).astype(np.float32)
-    wanted = softmax(logits.astype(np.float64))
+    wanted = oracle.softmax(logits.astype(np.float64))
     for top in (1, 2, 8, 63, 64):
         ids, weights = _native.route(logits.copy(), top)
         assert np.array_equal(ids, np.sort(np.argsort(-wanted, -1, kind="stable")[:, :top], -1))
@@ -208,7 +78,7 @@ def test_equal_experts_and_extremes(logits, top, ids):
     found, weights = _native.route(np.array([logits], np.float32), top)
     assert found[0].tolist() == ids
     with np.errstate(over="ignore"):
-        np.testing.assert_allclose(weights[0], softmax(np.array(logits, np.float64))[ids], rtol=1e-6, atol=1e-37)
+        np.testing.assert_allclose(weights[0], oracle.softmax(np.array(logits, np.float64))[ids], rtol=1e-6, atol=1e-37)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -222,18 +92,11 @@ def test_a_row_that_is_no_number_stays_one(bad):
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_rows_go_to_the_experts_of_the_oracle(tmp_path, backend):
     """With all experts but one silenced, the rows that change are those that go to it."""
-    c = moe_config(num_hidden_layers=1, moe_layer_freq=[1], num_experts=8, num_experts_per_tok=3)
-    tensors, ids, routes = moe_tensors(c), np.arange(64), []
-    forward(tensors, c, ids, routes=routes)
-    downs = {e: f"model.layers.0.mlp.experts.{e}.down_proj.weight" for e in range(8)}
-
-    def logits(only):
-        kept = {name: np.zeros_like(t) if name in downs.values() and name != downs.get(only) else t for name, t in tensors.items()}
-        return LLaDAForCausalLM(folders.write(tmp_path / str(only), c, kept), backend=backend).forward(ids)
-
-    silent = logits(None)
-    for e in range(8):
-        assert np.array_equal((logits(e) != silent).any(1), (routes[0] == e).any(1)), e
+    c = moe.config(num_hidden_layers=1, moe_layer_freq=[1], num_experts=8, num_experts_per_tok=3)
+    tensors, ids, routes = moe.tensors(c), np.arange(64), []
+    moe.forward(tensors, c, ids, routes=routes)
+    for e, changed in enumerate(routers.rows_by_expert(tmp_path, c, tensors, ids, backend)):
+        assert np.array_equal(changed, (routes[0] == e).any(1)), e
 
 
 # ---- formats, and rows in company
@@ -243,11 +106,11 @@ FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
 
 def dense_and_alike(tmp_path, experts):
     """A folder with dense layers, and one with as many equal experts: all chosen, their probabilities add up to one."""
-    c = moe_config(moe_layer_freq=[0, 0, 0], hidden_size=64, dense_intermediate_size=72, num_hidden_layers=3)
-    dense = moe_tensors(c)
+    c = moe.config(moe_layer_freq=[0, 0, 0], hidden_size=64, dense_intermediate_size=72, num_hidden_layers=3)
+    dense = moe.tensors(c)
     alike = {**c, "moe_layer_freq": [1, 1, 1], "expert_intermediate_size": 72, "num_experts": experts, "num_experts_per_tok": experts}
     tensors = {}
-    for name, tensor in moe_tensors(alike).items():
+    for name, tensor in moe.tensors(alike).items():
         tensors[name] = dense.get(re.sub(r"experts\.\d+\.", "", name), tensor)
     return folders.write(tmp_path / "dense", c, dense), folders.write(tmp_path / "alike", alike, tensors)
 
@@ -257,19 +120,19 @@ def dense_and_alike(tmp_path, experts):
 def test_equal_experts_are_the_dense_layer(tmp_path, isa, dtype, experts):
     """In every format; the activations that integers multiply are rounded, so a last digit may become a step of 1/127."""
     one, other = (LLaDAForCausalLM(f, dtype=dtype, isa=isa, group_size=32) for f in dense_and_alike(tmp_path, experts))
-    wanted = one.forward(ids_of(40))
-    assert_close(other.forward(ids_of(40)), wanted, 1e-5 if dtype in FORMATS[:3] else 5e-3)
+    wanted = one.forward(moe.ids_of(40))
+    assert_close(other.forward(moe.ids_of(40)), wanted, 1e-5 if dtype in FORMATS[:3] else 5e-3)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_float_formats_hold_the_rounded_weights(tmp_path, isa, dtype):
     """Of all matrices except routers, which stay float32."""
-    c = moe_config()
-    folder, tensors = written(tmp_path, c)
+    c = moe.config()
+    folder, tensors = moe.written(tmp_path, c)
     held = {n: t if t.ndim == 1 or n.endswith("mlp.gate.weight") else t.astype(folders.DTYPES[dtype]).astype(np.float32)
             for n, t in tensors.items()}
     model = LLaDAForCausalLM(folder, dtype=dtype, isa=isa)
-    assert_close(model.forward(ids_of(33)), forward(held, c, ids_of(33)))
+    assert_close(model.forward(moe.ids_of(33)), moe.forward(held, c, moe.ids_of(33)))
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -277,24 +140,24 @@ def test_float_formats_hold_the_rounded_weights(tmp_path, isa, dtype):
                                           "num_experts_per_tok": 4, "expert_intermediate_size": 300}])
 def test_rows_are_bit_identical(isa, dtype, changes):
     """Alone, in batches of any order, and selected: the company at an expert changes with each."""
-    config = ModelConfig.from_dict(moe_config(**{"num_key_value_heads": 2, **changes}))
+    config = ModelConfig.from_dict(moe.config(**{"num_key_value_heads": 2, **changes}))
     model = LLaDAForCausalLM.random(config, dtype, isa=isa, num_threads=1, group_size=32)
-    assert_bits_in_any_company(model, [ids_of(n, n) for n in (33, 1, 128, 64, 7)])
+    assert_bits_in_any_company(model, [moe.ids_of(n, n) for n in (33, 1, 128, 64, 7)])
 
 
 def test_one_expert_for_all_rows_and_one_for_each(tmp_path, isa):
     """A router of zeros sends every row to the lowest ids; a sharp one spreads them. Neither order of sums depends on it."""
-    c = moe_config(num_hidden_layers=1, moe_layer_freq=[1], num_experts=16, num_experts_per_tok=2)
+    c = moe.config(num_hidden_layers=1, moe_layer_freq=[1], num_experts=16, num_experts_per_tok=2)
     for name, scale in (("all", 0.0), ("spread", 20.0)):
-        tensors = moe_tensors(c)
+        tensors = moe.tensors(c)
         tensors["model.layers.0.mlp.gate.weight"] *= np.float32(scale)
         model = LLaDAForCausalLM(folders.write(tmp_path / name, c, tensors), isa=isa, num_threads=3)
-        assert_close(model.forward(ids_of(100)), forward(tensors, c, ids_of(100)))
+        assert_close(model.forward(moe.ids_of(100)), moe.forward(tensors, c, moe.ids_of(100)))
 
 
 def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
-    c = moe_config()
-    tensors = moe_tensors(c)
+    c = moe.config()
+    tensors = moe.tensors(c)
     name = "model.layers.2.mlp.experts.5.up_proj.weight"
     tensors[name][7, 3] = -1e6
     with pytest.raises(ValueError, match=f"^{re.escape(name)}: expected at most 65504 in magnitude for float16"):
@@ -303,8 +166,8 @@ def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
 
 def test_infinities_reach_their_own_rows_only(tmp_path, isa):
     """One row that is no number goes to the first experts, where the other rows are what they are without it."""
-    c = moe_config(num_hidden_layers=1, moe_layer_freq=[1])
-    tensors = moe_tensors(c)
+    c = moe.config(num_hidden_layers=1, moe_layer_freq=[1])
+    tensors = moe.tensors(c)
     for dtype in ("float32", "int8"):
         model = LLaDAForCausalLM(folders.write(tmp_path / dtype, c, tensors), dtype=dtype, isa=isa, group_size=32)
         wanted = model.forward([1, 2, 3])
@@ -319,7 +182,7 @@ def test_infinities_reach_their_own_rows_only(tmp_path, isa):
 
 @pytest.fixture(scope="module", params=[0, 1])
 def model(request, tmp_path_factory):
-    return LLaDAForCausalLM(written(tmp_path_factory.mktemp("moe"), moe_config(num_key_value_heads=2), request.param)[0])
+    return LLaDAForCausalLM(moe.written(tmp_path_factory.mktemp("moe"), moe.config(num_key_value_heads=2), request.param)[0])
 
 
 def answer(result):
@@ -338,7 +201,7 @@ def test_generates(model, options):
 
 
 def test_backends_generate_the_same(tmp_path):
-    folder, _ = written(tmp_path, moe_config())
+    folder, _ = moe.written(tmp_path, moe.config())
     found = [LLaDAForCausalLM(folder, backend=b).generate([7, 8, 9], gen_length=16, block_length=8) for b in ("native", "reference")]
     assert found[0].sequences[0].tolist() == found[1].sequences[0].tolist()
 
@@ -352,9 +215,9 @@ def test_a_cache_that_is_always_renewed_changes_no_bit(model, kind):
 
 def test_caches_hold_normalised_keys(tmp_path, isa):
     """A request in two parts, through a cache, is the request."""
-    folder, _ = written(tmp_path, moe_config(num_hidden_layers=1, moe_layer_freq=[1]))
+    folder, _ = moe.written(tmp_path, moe.config(num_hidden_layers=1, moe_layer_freq=[1]))
     backend = LLaDAForCausalLM(folder, isa=isa)._backend
-    tokens, cache = ids_of(40).astype(np.int32), backend.create_kv_cache()
+    tokens, cache = moe.ids_of(40).astype(np.int32), backend.create_kv_cache()
     whole = backend.hidden(tokens, np.array([40], np.int32), np.arange(30, 40, dtype=np.int32))
     backend.hidden(tokens[:30], np.array([30], np.int32), np.empty(0, np.int32), caches=[cache])
     parts = backend.hidden(tokens[30:], np.array([10], np.int32), np.arange(10, dtype=np.int32), np.array([30], np.int32), [cache])
@@ -363,41 +226,35 @@ def test_caches_hold_normalised_keys(tmp_path, isa):
 
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_mapped_weights_are_the_packed_ones(tmp_path, isa, dtype):
-    folder, _ = written(tmp_path / "model", moe_config())
-    options = {"dtype": dtype, "isa": isa, "group_size": 32}
-    plain = LLaDAForCausalLM(folder, **options)
-    first, second = (LLaDAForCausalLM(folder, cache_dir=tmp_path / "cache", **options) for _ in range(2))
-    for model in (first, second):
-        assert np.array_equal(model.forward(ids_of(20)), plain.forward(ids_of(20)))
-        assert model.memory()["weights"] == plain.memory()["weights"]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    folder, _ = moe.written(tmp_path / "model", moe.config())
+    assert_mapped_as_packed(folder, tmp_path / "cache", moe.ids_of(20), dtype=dtype, isa=isa, group_size=32)
 
 
 @pytest.mark.parametrize("changes", [{"num_experts_per_tok": 3}, {"moe_layer_freq": [0, 1, 1]}, {"num_experts": 4},
                                      {"expert_intermediate_size": 32}])
 def test_packed_files_tell_mixtures_apart(tmp_path, changes):
     """Another mixture under the same seed: some of the changes leave the file's size as it is."""
-    for c in (moe_config(), moe_config(**changes)):
+    for c in (moe.config(), moe.config(**changes)):
         plain = LLaDAForCausalLM.random(c, "int8", seed=3)
         kept = [LLaDAForCausalLM.random(c, "int8", seed=3, cache_dir=tmp_path) for _ in range(2)]
-        assert all(np.array_equal(model.forward(ids_of(20)), plain.forward(ids_of(20))) for model in kept)
+        assert all(np.array_equal(model.forward(moe.ids_of(20)), plain.forward(moe.ids_of(20))) for model in kept)
 
 
 # ---- sizes
 
 def test_every_tensor_is_counted(tmp_path):
     for changes in MATRIX:
-        c = moe_config(**changes)
+        c = moe.config(**changes)
         config = ModelConfig.from_dict(c)
         named = {tensor_name(s, "LLaDAMoEModelLM"): s.shape for s in tensor_specs(config)}
-        assert named == shapes(c)
+        assert named == moe.shapes(c)
         assert config.n_parameters() == sum(int(np.prod(shape)) for shape in named.values())
         assert config.matrices() == sum(int(np.prod(shape)) for shape in named.values() if len(shape) == 2)
 
 
 def test_llada_moe_has_the_published_size():
     """7B parameters, most of them in experts."""
-    config = ModelConfig.from_dict(moe_config(
+    config = ModelConfig.from_dict(moe.config(
         hidden_size=2048, num_hidden_layers=16, num_attention_heads=16, num_key_value_heads=16, num_experts=64, num_experts_per_tok=8,
         expert_intermediate_size=1024, dense_intermediate_size=8192, moe_layer_freq=[1] * 16, vocab_size=157184, mask_token_id=None,
         eos_token_id=156892))
@@ -407,7 +264,7 @@ def test_llada_moe_has_the_published_size():
 
 @pytest.mark.parametrize(("dtype", "bits"), [("float32", 32), ("bfloat16", 16), ("int8", 8 + 1), ("int4", 4 + 1)])
 def test_memory(dtype, bits):
-    c = moe_config(hidden_size=128, expert_intermediate_size=256, dense_intermediate_size=384, num_experts=32)
+    c = moe.config(hidden_size=128, expert_intermediate_size=256, dense_intermediate_size=384, num_experts=32)
     model = LLaDAForCausalLM.random(c, dtype, group_size=32)
     table, routers = 64 * 128, 2 * 32 * 128
     matrices = model.config.matrices() - 2 * table - routers
@@ -452,15 +309,15 @@ def test_a_dense_configuration_has_no_experts():
 ])
 def test_what_llada_moe_has_not(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
-        LLaDAForCausalLM(folders.write(tmp_path, moe_config(**changes), moe_tensors(moe_config())))
+        LLaDAForCausalLM(folders.write(tmp_path, moe.config(**changes), moe.tensors(moe.config())))
 
 
 @pytest.mark.parametrize("changes", [{"shared_expert_intermediate_size": 0}, {"partial_rotary_factor": 1.0}, {"norm_topk_prob": None},
                                      {"moe_router_score_function": "softmax"}, {"attention_bias": None}])
 def test_other_ways_to_say_the_same(tmp_path, changes):
-    c = moe_config(**changes)
-    folder, tensors = written(tmp_path, c)
-    assert_close(LLaDAForCausalLM(folder).forward(ids_of(9)), forward(tensors, c, ids_of(9)))
+    c = moe.config(**changes)
+    folder, tensors = moe.written(tmp_path, c)
+    assert_close(LLaDAForCausalLM(folder).forward(moe.ids_of(9)), moe.forward(tensors, c, moe.ids_of(9)))
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "num_experts",
@@ -468,10 +325,10 @@ def test_other_ways_to_say_the_same(tmp_path, changes):
                                  "shared_expert_intermediate_size", "qk_layernorm", "partial_rotary_factor", "vocab_size",
                                  "max_position_embeddings", "rope_theta", "rms_norm_eps"])
 def test_nothing_is_guessed(tmp_path, key):
-    c = moe_config()
+    c = moe.config()
     del c[key]
     with pytest.raises(ModelFormatError, match=f"required key '{key}' is missing"):
-        LLaDAForCausalLM(folders.write(tmp_path, c, moe_tensors(moe_config())))
+        LLaDAForCausalLM(folders.write(tmp_path, c, moe.tensors(moe.config())))
 
 
 def without(name):
@@ -503,13 +360,13 @@ DAMAGES = {
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_tensors_that_do_not_fit(tmp_path, backend, damage):
     change, message = DAMAGES[damage]
-    folder = folders.write(tmp_path, moe_config(), change(moe_tensors(moe_config())))
+    folder = folders.write(tmp_path, moe.config(), change(moe.tensors(moe.config())))
     with pytest.raises(ModelFormatError, match=message):
         LLaDAForCausalLM(folder, backend=backend)
 
 
 def test_shards_give_the_same_model(tmp_path):
-    logits = [LLaDAForCausalLM(written(tmp_path / str(n), moe_config(), shards=n)[0]).forward(ids_of(9)) for n in (1, 4)]
+    logits = [LLaDAForCausalLM(moe.written(tmp_path / str(n), moe.config(), shards=n)[0]).forward(moe.ids_of(9)) for n in (1, 4)]
     assert np.array_equal(*logits)
 
 
@@ -527,7 +384,7 @@ def test_shards_give_the_same_model(tmp_path):
 ])
 def test_impossible_mixtures(changes, message):
     with pytest.raises(ValueError, match=message):
-        _native.NativeModel(replace(ModelConfig.from_dict(moe_config()), **changes), "float32", 1)
+        _native.NativeModel(replace(ModelConfig.from_dict(moe.config()), **changes), "float32", 1)
 
 
 @pytest.mark.parametrize(("tensor", "layer", "expert", "message"), [
@@ -535,6 +392,6 @@ def test_impossible_mixtures(changes, message):
     ("expert_up_proj", 1, 0, "expert 0 of layer 1, which has 0"), ("router", 1, -1, "rows 0 to 1 of a tensor that has 0"),
     ("up_proj", 0, -1, "rows 0 to 1 of a tensor that has 0"), ("expert_up_proj", 3, 0, "layer 3 of a model that has 3")])
 def test_tensors_that_the_engine_has_not(tensor, layer, expert, message):
-    model = _native.NativeModel(ModelConfig.from_dict(moe_config()), "float32", 1)
+    model = _native.NativeModel(ModelConfig.from_dict(moe.config()), "float32", 1)
     with pytest.raises(ValueError, match=message):
         model.load(tensor, layer, 0, np.zeros((1, 32), np.float32), expert)

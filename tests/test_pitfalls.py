@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import demo_tasks
+import dream
 import folders
 import numpy as np
 import pytest
 from backends import NotesCaches
-from test_dream import dream_config, dream_tensors
 
 from llada_native import LLaDAForCausalLM
 from llada_native.selectors import NAMES as SELECTORS
@@ -146,8 +146,8 @@ def test_8_guidance_has_a_cache_of_its_own(tiny, cache, monkeypatch):
 @pytest.mark.parametrize("cache", CACHES)
 def test_9_the_row_before_predicts(tmp_path, cache):
     """A Dream whose layers add nothing sees in a row its own token only: the token that a prompt ends with is written on and on."""
-    c = dream_config(hidden_size=VOCABULARY, num_attention_heads=8, tie_word_embeddings=True)
-    tensors = {name: np.zeros_like(t) if "layers" in name and t.ndim == 2 else t for name, t in dream_tensors(c).items()}
+    c = dream.config(hidden_size=VOCABULARY, num_attention_heads=8, tie_word_embeddings=True)
+    tensors = {name: np.zeros_like(t) if "layers" in name and t.ndim == 2 else t for name, t in dream.tensors(c).items()}
     tensors |= {"model.embed_tokens.weight": np.eye(VOCABULARY, dtype=np.float32), "model.norm.weight": np.ones(VOCABULARY, np.float32)}
     model = LLaDAForCausalLM(folders.write(tmp_path, c, tensors))
     out = model.generate([3, OTHER], gen_length=16, block_length=8, cache=cache, selector="threshold:tau=0.9")

@@ -8,7 +8,7 @@ import folders
 import numpy as np
 import pytest
 from interrupts import interrupted, large_model
-from test_slots import BACKENDS, BUILDS, FAR, numbers, scattered
+from slots import BACKENDS, BUILDS, FAR, numbers, scattered
 
 from llada_native import LLaDAForCausalLM
 

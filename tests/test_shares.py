@@ -2,9 +2,10 @@
 import folders
 import interrupts
 import llada2
+import moe
+import moe
 import numpy as np
 import pytest
-import test_moe
 
 from llada_native import LLaDAForCausalLM
 
@@ -20,7 +21,7 @@ def dense():
     return folders.config(embedding_size=VOCABULARY, vocab_size=VOCABULARY, n_kv_heads=2, max_sequence_length=256)
 
 
-FAMILIES = {"dense": dense, "experts": test_moe.moe_config, "block-causal": llada2.config}
+FAMILIES = {"dense": dense, "experts": moe.config, "block-causal": llada2.config}
 
 
 @pytest.fixture(params=FAMILIES)

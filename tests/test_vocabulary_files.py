@@ -2,12 +2,12 @@
 import json
 import re
 
+import dream
 import folders
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_dream import dream_config, dream_tensors
 
 from llada_native import LLaDAForCausalLM, ModelFormatError, convert
 from llada_native.tokenizer import Tokenizer
@@ -44,8 +44,8 @@ def pair(tmp_path_factory):
     folder, tokenizer = tmp_path_factory.mktemp("dream"), trained()
     rows = tokenizer.get_vocab_size()
     ids = {text: tokenizer.token_to_id(text) for text in SPECIAL}
-    c = dream_config(vocab_size=rows, mask_token_id=ids["<|mask|>"], eos_token_id=ids["<|endoftext|>"])
-    both = [folders.write(folder / name, c, dream_tensors(c)) for name in ("whole", "parts")]
+    c = dream.config(vocab_size=rows, mask_token_id=ids["<|mask|>"], eos_token_id=ids["<|endoftext|>"])
+    both = [folders.write(folder / name, c, dream.tensors(c)) for name in ("whole", "parts")]
     tokenizer.save(str(both[0] / "tokenizer.json"))
     tokenizer.model.save(str(both[1]))
     options = {"chat_template": TEMPLATE, "eos_token": "<|endoftext|>", "added_tokens_decoder": {
