@@ -3,7 +3,6 @@ import folders
 import interrupts
 import llada2
 import moe
-import moe
 import numpy as np
 import pytest
 
