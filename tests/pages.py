@@ -62,3 +62,14 @@ def anchors(page: str) -> set[str]:
     """Of its headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text(page)), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def is_target(name: str) -> bool:
+    """Whether `make` knows it."""
+    return re.search(rf"^{name}:", text("Makefile"), re.M) is not None
+
+
+def extras() -> set[str]:
+    """Of the package."""
+    table = text("pyproject.toml").partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    return set(re.findall(r"^([\w-]+) = ", table, re.M))

@@ -118,18 +118,9 @@ def test_code_within_lines_names_what_there_is(page):
             source = (ROOT / words[1]).read_text("utf-8")
             assert all(f'"{option}"' in source for option in given), code
         elif words[0] == "make" and len(words) > 1:
-            assert is_target(words[1]), code
+            assert pages.is_target(words[1]), code
         elif code.startswith("pip install '.["):
-            assert set(code.partition("[")[2].partition("]")[0].split(",")) <= extras(), code
-
-
-def is_target(name):
-    return re.search(rf"^{name}:", pages.text("Makefile"), re.M) is not None
-
-
-def extras():
-    table = pages.text("pyproject.toml").partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
-    return set(re.findall(r"^([\w-]+) = ", table, re.M))
+            assert set(code.partition("[")[2].partition("]")[0].split(",")) <= pages.extras(), code
 
 
 # ---- the command that checks an installation

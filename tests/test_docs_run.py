@@ -27,10 +27,9 @@ from pathlib import Path
 import pages
 import pytest
 import servers
-from pages import PAGES, ROOT, TRANSLATIONS
-from test_docs import extras, is_target
-from test_gguf import demo_file
-from test_hub import Hub
+from gguf_files import demo_file
+from hubs import Hub
+from pages import PAGES, ROOT, TRANSLATIONS, extras, is_target
 
 import llada_native
 from llada_native import bench, cli
