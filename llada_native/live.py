@@ -15,6 +15,7 @@ from .tokenizer import HALF_A_CHARACTER, Tokenizer
 from .trace import Growth
 
 FRAME = 1 / 15  # seconds from one frame to the next, at least
+SOONER = 4  # the first frame comes so many times sooner: a small model may be done before the second is due
 SHARE = 0.01  # of the time that frames may take: after a slow one the next waits
 LINE = 1.0  # seconds from one line to the next off a terminal
 NARROWEST, LOWEST = 8, 2  # a terminal with less gets lines
@@ -71,7 +72,7 @@ class LiveView:
         self._shown: list[str] = []  # lines of the last frame
         self._forward, self._rows = -1, 0
         self._step: Step | None = None
-        self._due = float("inf") if self._out is None else time.perf_counter() + (FRAME if self._in_place else LINE)
+        self._due = float("inf") if self._out is None else time.perf_counter() + (FRAME / SOONER if self._in_place else LINE)
 
     def __call__(self, step: Step) -> None:
         """A pass was made."""

@@ -62,7 +62,8 @@ def rows(trace: Trace, request: int = 0, axes: Any = None) -> Any:
         if len(some):
             axes.bar(some["forward"] + 1, some["rows"], width=1, color=colour, label=label)
     axes.set(title="Rows", xlabel="pass", ylabel="rows computed")
-    axes.legend(frameon=False)
+    axes.margins(y=0.2)  # room for the legend above the bars
+    axes.legend(frameon=False, loc="upper right")
     return axes
 
 

@@ -104,6 +104,17 @@ def test_what_is_there_is_not_answered_again(tmp_path, monkeypatch):
     assert len(run(tmp_path, PROMPTS)[1]) == 7 and asked == [PROMPTS[3:]]
 
 
+def test_what_is_there_is_said(tmp_path, capsys):
+    """A run over the same file, and over another one, whose lines are not answered: their numbers have records."""
+    assert run(tmp_path, PROMPTS[:2])[0] == 0
+    assert capsys.readouterr().err == ""
+    assert run(tmp_path, PROMPTS[2:4])[0] == 0
+    assert "had records of 2 lines already: they stay as they are" in capsys.readouterr().err
+    for _ in range(2):  # a refusal counts however old it is
+        assert run(tmp_path, [*PROMPTS[:2], ""])[0] == 1
+    assert "had records of 3 lines already, 1 of them refused: they" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["my notes\n", "my notes", '{"id": 1}\nmy notes', "{", "x" * (1 << 25)])
 def test_a_file_of_something_else_is_left_alone(tmp_path, capsys, text):
     """What ends without a line's end is the rest of an interrupted record only if it begins like one."""

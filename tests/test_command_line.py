@@ -231,8 +231,13 @@ def test_a_terminal_obeys_nothing_of_an_answer(monkeypatch, terminal):
 
 
 def test_an_answer_outlives_its_record(capsys):
+    assert cli.main(["generate", "--trace", "/dev/full", PROMPT]) == 1
+    assert capsys.readouterr() == ("7, 12, 31, 52\n", "llada-native: [Errno 28] No space left on device\n")
+
+
+def test_a_record_without_a_folder_is_refused_before_the_work(capsys):
     assert cli.main(["generate", "--trace", "/no/such/run.npz", PROMPT]) == 1
-    assert capsys.readouterr() == ("7, 12, 31, 52\n", "llada-native: [Errno 2] No such file or directory: '/no/such/run.npz'\n")
+    assert capsys.readouterr() == ("", "llada-native: --trace: no such folder: /no/such\n")
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [

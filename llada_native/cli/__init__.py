@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader left
         pass
-    except (LladaError, OSError, UnicodeError) as e:
+    except OSError as e:
+        return _fail(f"{os.fspath(e.filename)}: {e.strerror}" if e.filename and e.strerror else str(e), EXIT_FAILURE)
+    except (LladaError, UnicodeError) as e:
         return _fail(str(e), EXIT_FAILURE)
     except (ValueError, TypeError) as e:  # of the API: an argument is wrong
         return _fail(str(e), EXIT_USAGE)

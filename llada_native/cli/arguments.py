@@ -129,8 +129,9 @@ def add_generation(parser: argparse.ArgumentParser, lengths: bool = True) -> Non
     parser.add_argument("--max-steps", "--steps", type=count(), metavar="N", help="denoising steps (default: gen-length)")
     if lengths:
         parser.add_argument("--gen-length", "--max-new-tokens", type=_length, metavar="N",
-                            help="tokens of the answer's canvas; auto: as many as the answer needs")
-        parser.add_argument("--block-length", type=count(), metavar="N", help="tokens of a block; divides gen-length")
+                            help="tokens of the answer's canvas (default: 128, demo model 64); auto: as many as the answer needs")
+        parser.add_argument("--block-length", type=count(), metavar="N",
+                            help="tokens of a block; divides gen-length (default: 128, demo model 32, or a divisor near that)")
     parser.add_argument("--temperature", type=number(float, checks.scale), metavar="T", help="0 (default) is deterministic")
     parser.add_argument("--cfg-scale", type=number(float, checks.scale), metavar="S", help="classifier-free guidance (default: 0, off)")
     parser.add_argument("--remasking", choices=REMASKING, help="which predictions a step keeps (default: low_confidence)")

@@ -93,9 +93,12 @@ def run(a: argparse.Namespace) -> int:
                 bar(min(1.0, source.tell() / size))
         if pending:
             refused += out.write(answered(model, pending, a.chat))
+    if out.kept:
+        refusals = f", {out.kept_refused} of them refused" if out.kept_refused else ""
+        output.say(f"{a.out} had records of {out.kept} lines already{refusals}: they stay as they are")
     if refused:
         output.say(f"{refused} of {out.written} lines were refused; their records say why")
-    return EXIT_FAILURE if refused else EXIT_OK
+    return EXIT_FAILURE if refused or out.kept_refused else EXIT_OK
 
 
 def _standard_input() -> BinaryIO:
@@ -129,7 +132,7 @@ def _parsed(number: int, data: bytes, given: dict[str, Any], seed: int | None) -
         found = json.loads(data)
         json.dumps(found, ensure_ascii=False).encode("utf-8")  # no lone surrogates
     except (ValueError, RecursionError) as e:
-        line.error = f"expected JSON, found {e}"
+        line.error = f"expected JSON, a text in quotes or an object: {e}"
         return line
     fields: Any = {"prompt": found} if isinstance(found, str) else found
     if not isinstance(fields, dict):
@@ -141,6 +144,9 @@ def _parsed(number: int, data: bytes, given: dict[str, Any], seed: int | None) -
         return line
     line.id, line.seed = name, fields.pop("seed", line.seed)
     prompts = [fields.pop(key) for key in ("prompt", "messages") if key in fields]
+    if prompts == [""]:
+        line.error = "prompt: expected a text, found an empty one"
+        return line
     if len(prompts) != 1 or not isinstance(prompts[0], str | list) or not prompts[0]:
         line.error = "expected either prompt, a text, or messages, a list"
         return line
@@ -186,6 +192,13 @@ class Output:
     path : str
         "-" for standard output. Half a line at the end of a file is what an interruption left, and is taken away.
 
+    Attributes
+    ----------
+    written : int
+        Records that were appended.
+    kept, kept_refused : int
+        Lines that had records before, and those among them whose records are of errors.
+
     Raises
     ------
     InputError
@@ -193,8 +206,9 @@ class Output:
     """
 
     def __init__(self, path: str) -> None:
-        self.written = 0
+        self.written = self.kept = self.kept_refused = 0
         self._had: Counter[str] = Counter()
+        self._refused: set[str] = set()
         self._synced = time.monotonic()
         self._file: BinaryIO | None = None
         if path == "-":
@@ -220,7 +234,11 @@ class Output:
                 if half:
                     file.truncate(whole)
                     break
-                self._had[_key(json.loads(data)["id"])] += 1
+                found = json.loads(data)
+                key = _key(found["id"])
+                self._had[key] += 1
+                if "error" in found:
+                    self._refused.add(key)
             except (KeyError, TypeError, ValueError, RecursionError) as e:
                 raise InputError(f"{path}: line {number}: expected a record with an id, as batch writes it, found something else") from e
             whole += len(data)
@@ -230,7 +248,11 @@ class Output:
         """Whether the file had a record of this id; each counts for one line."""
         key = _key(name)
         self._had[key] -= 1
-        return self._had[key] >= 0
+        if self._had[key] < 0:
+            return False
+        self.kept += 1
+        self.kept_refused += key in self._refused
+        return True
 
     def write(self, records: list[dict[str, Any]]) -> int:
         """Append records; returns how many are of errors."""

@@ -39,8 +39,11 @@ def run(a: argparse.Namespace) -> int:
     system = arguments.valid(a.system, "--system")
     with arguments.open_model(a) as model:
         shell = Shell(Conversation(model, options, system), a.live, a.color)
-        shell.loop()
+        shell.loop(DEMO_HINT if a.model is None else "")
     return EXIT_OK
+
+
+DEMO_HINT = "the demo model knows single questions, like 'What is 12 plus 30?': /reset before the next one\n"
 
 
 class Leave(Exception):
@@ -78,11 +81,11 @@ class Shell:
             "quit": (self._quit, "", "end the conversation"),
         }
 
-    def loop(self) -> None:
-        """Until the input ends or /quit is said."""
+    def loop(self, hint: str = "") -> None:
+        """Until the input ends or /quit is said; a terminal is told the hint."""
         if self.interactive:
             _edit_lines()
-            print(f"{self.conversation.model!r}\n/help lists the commands")
+            print(f"{self.conversation.model!r}\n{hint}/help lists the commands")
         while True:
             try:
                 line = self._read()

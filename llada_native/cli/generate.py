@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ..live import LiveView
 from ..result import GenerationResult
 from . import arguments, output
-from .arguments import EXIT_OK
+from .arguments import EXIT_OK, InputError
 
 
 def add(commands: Any) -> None:
@@ -32,6 +33,8 @@ def add(commands: Any) -> None:
 
 def run(a: argparse.Namespace) -> int:
     prompts = arguments.read_prompts(a)
+    if a.trace and not (folder := Path(a.trace).absolute().parent).is_dir():
+        raise InputError(f"--trace: no such folder: {folder}")
     with arguments.open_model(a) as model:
         result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose, fallback=a.fallback,
                                 live=LiveView(color=a.color) if a.live else False, drafts=a.drafts, **arguments.generation_options(a))
