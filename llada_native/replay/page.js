@@ -108,7 +108,7 @@ class Pane {
     }
     this.at(".prompt p").replaceChildren(...nodes);
     this.at(".prompt").hidden = !prompt.length;
-    const told = nodes.filter((node) => !node.className).map((node) => node.textContent);
+    const told = nodes.map((node) => node.className ? " " : node.textContent);
     this.at(".prompt bdi").textContent = told.join("").replace(/\s+/g, " ").slice(0, LONGEST_PREVIEW);
   }
   cells() {
