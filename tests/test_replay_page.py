@@ -189,7 +189,7 @@ def test_the_picture_of_positions_and_passes(opened, fast):
     x, y, width, height = page.evaluate("""(async () => {
         const c = document.querySelector(".raster canvas"), frame = () => new Promise(requestAnimationFrame);
         c.scrollIntoView({block: "center", behavior: "instant"});
-        for (let seen = null, at; seen !== at; await frame()) seen = at, at = c.getBoundingClientRect().y;  // on a busy machine it moves yet
+        for (let seen = null, at; seen !== at; await frame()) seen = at, at = c.getBoundingClientRect().y;  // it may move yet
         const b = c.getBoundingClientRect();
         return [b.x, b.y, b.width, b.height];
     })()""")
