@@ -16,6 +16,7 @@ from .arguments import EXIT_OK, InputError
 from .conversation import Conversation
 
 PROMPT = "> "
+DEMO_HINT = "the demo model knows single questions, like 'What is 12 plus 30?': /reset before the next one\n"
 
 
 def add(commands: Any) -> None:
@@ -41,9 +42,6 @@ def run(a: argparse.Namespace) -> int:
         shell = Shell(Conversation(model, options, system), a.live, a.color)
         shell.loop(DEMO_HINT if a.model is None else "")
     return EXIT_OK
-
-
-DEMO_HINT = "the demo model knows single questions, like 'What is 12 plus 30?': /reset before the next one\n"
 
 
 class Leave(Exception):

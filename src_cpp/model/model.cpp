@@ -189,6 +189,7 @@ struct Model::Impl {
 
   void forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt);
   void run_layers(Team& team, Workspace& w, const OpenCaches& caches, Layout& layout, float* hidden) const;
+  void count_workspaces();
 
   const uint64_t serial = next_serial();
   const ModelConfig config;
@@ -199,6 +200,8 @@ struct Model::Impl {
   // Guarded by the turn that a Team holds.
   std::vector<Workspace> workspaces{1};  // one a thread, where threads run parts of a batch
   RopeTable rope_table;
+  // Of them both since the last pass, for those who ask without a turn.
+  std::atomic<int64_t> workspace_bytes{0};
 };
 
 void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interrupt& interrupt) {
@@ -224,7 +227,14 @@ void Model::Impl::forward(const RaggedBatch& batch, float* hidden, const Interru
         run_layers(alone, workspaces[static_cast<size_t>(thread)], caches, parts[i], hidden + parts[i].selected_begin * config.d_model);
     });
   }
+  count_workspaces();
   caches.close();
+}
+
+void Model::Impl::count_workspaces() {
+  int64_t total = rope_table.bytes();
+  for (const Workspace& each : workspaces) total += each.bytes();
+  workspace_bytes = total;
 }
 
 void Model::Impl::run_layers(Team& team, Workspace& w, const OpenCaches& caches, Layout& layout, float* hidden) const {
@@ -343,6 +353,7 @@ void Model::head(const float* hidden, int64_t rows, int64_t vocab_begin, int64_t
   // The matrix product only reads x.
   const Rows x{const_cast<float*>(hidden), d_model}, out{logits, static_cast<ptrdiff_t>(vocab_end - vocab_begin)};
   linear(team, impl_->kernels, impl_->workspaces[0].quantized, {{&impl_->weights.head, x, rows, out, false, vocab_begin, vocab_end}});
+  impl_->count_workspaces();
 }
 
 const ModelConfig& Model::config() const { return impl_->config; }
@@ -350,10 +361,6 @@ const std::string& Model::isa() const { return impl_->isa; }
 int Model::threads() const { return impl_->threads; }
 void Model::set_threads(int threads) { impl_->threads = checked_threads(threads); }
 int64_t Model::weight_bytes() const { return impl_->weights.bytes(); }
-int64_t Model::workspace_bytes() const {
-  int64_t total = impl_->rope_table.bytes();
-  for (const Workspace& each : impl_->workspaces) total += each.bytes();
-  return total;
-}
+int64_t Model::workspace_bytes() const { return impl_->workspace_bytes; }
 
 }  // namespace llada
