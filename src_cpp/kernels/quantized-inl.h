@@ -19,28 +19,49 @@ void unpack_u4(const uint8_t* packed, uint8_t* out, size_t bytes) {
     }
 }
 
-// Rows x one panel, whose weights are one a byte, or packed as they are stored. The integers of a group are exact; groups are added up in
-// float32, one chain for each element of c.
-template <class Dot, bool Packed, int Rows>
+// How far ahead of its reading a stream of weights is fetched: what arrives during the latency of memory at 50 GB/s, and less than the
+// first-level cache holds. Of 2 to 32 KiB the fastest.
+constexpr ptrdiff_t kStream = 8 << 10;
+
+// While group g of a tile is multiplied: the weights that the stream reaches meanwhile.
+void fetch_stream(const QuantizedTile& t, int g, ptrdiff_t group_bytes) {
+  const ptrdiff_t end = group_bytes * t.groups, at = group_bytes * g + kStream;
+  if (at >= end + t.ahead.bytes) return;
+  const char* next = at < end ? reinterpret_cast<const char*>(t.w) + at : t.ahead.data + (at - end);
+  for (ptrdiff_t i = 0; i < group_bytes; i += kLine) prefetch_once(next + i);
+}
+
+// While group g of one of several tiles is multiplied: its part of their share of what is ahead.
+void fetch_share(const Ahead& ahead, int g, int groups) {
+  for (ptrdiff_t i = ahead.bytes * g / groups; i < ahead.bytes * (g + 1) / groups; i += kLine) prefetch(ahead.data + i);
+}
+
+// Where a tile's weights come from: one a byte in scratch, one a byte as they are stored, or two a byte as they are stored.
+enum class Weights { unpacked, bytes, packed };
+
+// Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
+template <class Dot, Weights Kind, int Rows>
 void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   constexpr int kVectors = Tiling::kVectors;
   const int8_t* x = t.x + first * t.x_stride;
   const float* x_scales = t.x_scales + first;
   const int32_t* x_sums = t.x_sums + first;
   const uint8_t* w = t.w;
+  const ptrdiff_t group_bytes = t.group * kPanel / (Kind == Weights::packed ? 2 : 1);
   float* c = t.c + first * t.c_stride;
   Vec total[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) total[r][j] = t.accumulate ? load(c + r * t.c_stride + j * Vec::kLanes) : zero();
   for (int g = 0; g < t.groups; ++g) {
-    for (ptrdiff_t i = ahead.bytes * g / t.groups; i < ahead.bytes * (g + 1) / t.groups; i += kLine) prefetch(ahead.data + i);
+    if (Kind != Weights::unpacked && t.rows == Rows) fetch_stream(t, g, group_bytes);
+    else fetch_share(ahead, g, t.groups);
     for (int i = 0; ahead.scales && i < kPanel; i += kLine / 4) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
     typename Dot::Sum sums[Rows][kVectors];
     for (int r = 0; r < Rows; ++r) {
       const typename Dot::Sum start = Dot::start(x_sums[r]);
       for (int j = 0; j < kVectors; ++j) sums[r][j] = start;
     }
-    if constexpr (!Packed) {
+    if constexpr (Kind != Weights::packed) {
       Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
     } else if constexpr (Dot::kUnpacks) {
       Dot::template run_packed<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
@@ -56,7 +77,7 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
       for (int j = 0; j < kVectors; ++j) total[r][j] = fma(to_float(sums[r][j]), mul(x_scale, w_scale[j]), total[r][j]);
     }
     x += t.group;
-    w += t.group * kPanel / (Packed ? 2 : 1);
+    w += group_bytes;
     x_scales += t.x_group_stride;
     x_sums += t.x_group_stride;
   }
@@ -64,10 +85,10 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     for (int j = 0; j < kVectors; ++j) store(c + r * t.c_stride + j * Vec::kLanes, total[r][j]);
 }
 
-template <class Dot, bool Packed = false>
+template <class Dot, Weights Kind>
 void gemm_quantized(const QuantizedTile& t) {
   for_each_row_tile<Tiling::kIntRows>(
-      t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) { quantized_tile<Dot, Packed, rows.value>(t, first, ahead); });
+      t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) { quantized_tile<Dot, Kind, rows.value>(t, first, ahead); });
 }
 
 // q[n] = round(x / scale), scale = largest |x| of a group / 127. A group that is not finite gets a NaN scale, one of (almost) zeros 0.
@@ -102,9 +123,9 @@ void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdif
 
 // Dot4 and Dot8 of a vec_*.h: sums of products with 4-bit and with 8-bit weights.
 constexpr llada::KernelTable make_table(const char* name) {
-  return {name,         kPanel,        kAttentionRows,       gemm_f32,   multiply_add, Tiling::kPackedRows, gemm_quantized<Dot4>,
-          gemm_quantized<Dot4, true>, gemm_quantized<Dot8>, unpack_u4,  quantize_q8,  widen_bf16, widen_f16, narrow_f16,
-          rms_norm_f32, rope_f32,      silu_mul_f32,         attention_f32, extremes,  softmax_sums};
+  return {name, kPanel, kAttentionRows, gemm_f32, multiply_add, Tiling::kPackedRows, gemm_quantized<Dot4, Weights::unpacked>,
+          gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, unpack_u4, quantize_q8, widen_bf16, widen_f16,
+          narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32, attention_f32, extremes, softmax_sums};
 }
 
 }  // namespace

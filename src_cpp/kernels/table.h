@@ -43,8 +43,9 @@ struct AttentionTile {
   const int32_t* hidden = nullptr;  // [rows] a key that the row does not see, nor a NaN in it, of two or more; -1 or nullptr: none
 };
 
-// What is read from memory after this tile: fetched into the cache meanwhile, a share with each tile of rows. Hardware prefetching alone
-// fetches during the first tile of rows only, and the arithmetic of that one is too short to hide it.
+// What is read from memory after this block. Rows of several tiles fetch it into the cache meanwhile, a share with each tile: hardware
+// prefetching alone fetches during the first of them only, and the arithmetic of that one is too short to hide it. Integer weights that
+// one tile reads once are a stream, fetched a fixed distance ahead through their own end and into this.
 struct Ahead {
   const char* data = nullptr;
   ptrdiff_t bytes = 0;

@@ -88,9 +88,21 @@ void narrow_panel(const KernelTable& kernels, const Product& p, const QuantizedR
   }
 }
 
-// Panels [begin, end) of a product, on one thread. False when the team was stopped.
+int64_t first_panel(const KernelTable& kernels, const Product& p) { return p.channel_begin / kernels.panel; }
+int64_t panel_count(const KernelTable& kernels, const Product& p) {
+  return (p.channel_end + kernels.panel - 1) / kernels.panel - first_panel(kernels, p);
+}
+
+// The first block of a panel, or of a product, before it is read.
+Ahead block_ahead(const KernelTable& kernels, const Product& p, int64_t panel) {
+  return p.weight->stored(panel, 0, depth_block(kernels, p));
+}
+
+Ahead block_ahead(const KernelTable& kernels, const Product& p) { return block_ahead(kernels, p, first_panel(kernels, p)); }
+
+// Panels [begin, end) of a product, on one thread; `after` is what it reads next. False when the team was stopped.
 bool run_panels(Team& team, int thread, const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t begin,
-                int64_t end) {
+                int64_t end, Ahead after) {
   Scratch scratch;
   const int64_t whole = std::min(end, p.channel_end / kernels.panel);  // panels with all their channels
   const int64_t panels = resident(p) ? 1 : kPanelGroup, depth = depth_block(kernels, p);
@@ -102,7 +114,7 @@ bool run_panels(Team& team, int thread, const KernelTable& kernels, const Produc
         const bool same_depth = panel + 1 < group_end, same_group = same_depth || k + depth < p.weight->depth();
         const Ahead ahead = same_depth   ? p.weight->stored(panel + 1, k, depth)
                             : same_group ? p.weight->stored(group, k + depth, depth)
-                            : group_end < whole ? p.weight->stored(group_end, 0, depth) : Ahead{};
+                            : group_end < whole ? block_ahead(kernels, p, group_end) : after;
         block_product(kernels, p, quantized, panel, k, 0, p.rows, p.out.data + panel * kernels.panel - p.channel_begin, p.out.stride,
                       p.accumulate || k > 0, ahead, scratch);
       }
@@ -113,11 +125,6 @@ bool run_panels(Team& team, int thread, const KernelTable& kernels, const Produc
     narrow_panel(kernels, p, quantized, panel, p.channel_end - panel * kernels.panel, scratch);
   }
   return true;
-}
-
-int64_t first_panel(const KernelTable& kernels, const Product& p) { return p.channel_begin / kernels.panel; }
-int64_t panel_count(const KernelTable& kernels, const Product& p) {
-  return (p.channel_end + kernels.panel - 1) / kernels.panel - first_panel(kernels, p);
 }
 
 // Panels below which another thread costs more than it saves: about 20 microseconds of arithmetic.
@@ -312,9 +319,11 @@ void multiply(Team& team, const KernelTable& kernels, const QuantizedRows& quant
   for (const Product& p : products) shares.add(kernels, p);
   shares.split(team, [&](int64_t begin, int64_t end, int thread) {
     int64_t offset = 0;
-    for (const Product& p : products) {
-      const auto [from, to] = Shares::panels(kernels, p, begin, end, offset);
-      if (from < to && !run_panels(team, thread, kernels, p, quantized, from, to)) return;
+    for (auto p = products.begin(); p != products.end(); ++p) {
+      const auto [from, to] = Shares::panels(kernels, *p, begin, end, offset);
+      if (from == to) continue;
+      const Ahead after = offset < end && p + 1 != products.end() ? block_ahead(kernels, p[1]) : Ahead{};
+      if (!run_panels(team, thread, kernels, *p, quantized, from, to, after)) return;
     }
   });
 }
@@ -324,15 +333,18 @@ void multiply_gated(Team& team, const KernelTable& kernels, const QuantizedRows&
   for (const GatedProduct& p : products) shares.add(kernels, p.gate);
   shares.split(team, [&](int64_t begin, int64_t end, int thread) {
     int64_t offset = 0;
-    for (const auto& [gate, up] : products) {
-      const auto [first, last] = Shares::panels(kernels, gate, begin, end, offset);
-      for (int64_t group = first; group < last; group += kPanelGroup) {
-        const int64_t group_end = std::min(group + kPanelGroup, last);
-        if (!run_panels(team, thread, kernels, gate, quantized, group, group_end)) return;
-        if (!run_panels(team, thread, kernels, up, quantized, group, group_end)) return;
-        const int64_t from = group * kernels.panel, to = std::min(group_end * kernels.panel, gate.channel_end);
+    for (auto p = products.begin(); p != products.end(); ++p) {
+      const auto& [gate, up] = *p;
+      const auto [from, to] = Shares::panels(kernels, gate, begin, end, offset);
+      const Ahead next = offset < end && p + 1 != products.end() ? block_ahead(kernels, p[1].gate) : Ahead{};
+      for (int64_t group = from; group < to; group += kPanelGroup) {
+        const int64_t group_end = std::min(group + kPanelGroup, to);
+        const Ahead after = group_end < to ? block_ahead(kernels, gate, group_end) : next;
+        if (!run_panels(team, thread, kernels, gate, quantized, group, group_end, block_ahead(kernels, up, group))) return;
+        if (!run_panels(team, thread, kernels, up, quantized, group, group_end, after)) return;
+        const int64_t channel = group * kernels.panel, channels = std::min(group_end * kernels.panel, gate.channel_end) - channel;
         for (int64_t r = 0; r < gate.rows; ++r)
-          kernels.silu_mul_f32(gate.out.row(r) + from, up.out.row(r) + from, static_cast<int>(to - from));
+          kernels.silu_mul_f32(gate.out.row(r) + channel, up.out.row(r) + channel, static_cast<int>(channels));
       }
     }
   });
