@@ -39,6 +39,7 @@ ISAS = {
     "avxvnni": (["-mavx2", "-mfma", "-mf16c", "-mavxvnni"], ["/arch:AVX2"], X86),
     "avx512": (AVX512, ["/arch:AVX512"], X86),
     "avx512vnni": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"], X86),
+    "avx512bf16": ([*AVX512, "-mavx512vnni", "-mavx512bf16"], ["/arch:AVX512"], X86),
     "neon": ([], [], ARM),
     "neondot": (["-march=armv8.2-a+dotprod"], [], ARM),
 }

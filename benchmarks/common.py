@@ -45,7 +45,7 @@ DEMO_SHAPES = shapes((128, 128), (128, 384), (384, 128), (128, 512))
 SHAPES = LLADA_8B_SHAPES | LLADA_MOE_SHAPES | DEMO_SHAPES
 # From one token, where memory is the limit, to a batch, where arithmetic is.
 ROWS = (1, 8, 32, 64, 160, 512)
-DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")  # integers in groups of 128
+DTYPES = ("float32", "bfloat16", "bfloat16_fast", "float16", "int8", "int4")  # integers in groups of 128
 # What a linear layer stores: dtype, and weights that share a scale.
 FORMATS = {"float32": ("float32", 128), "bfloat16": ("bfloat16", 128), "float16": ("float16", 128)} | {
     f"{dtype}-{group}": (dtype, group) for dtype in ("int8", "int4") for group in (32, 64, 128)}

@@ -4,7 +4,7 @@ from libcpp cimport bool
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
-from llada_native._kernels cimport AttentionTile, Extremes, FloatTile, KernelTable, QuantizedTile
+from llada_native._kernels cimport AttentionTile, Bf16Tile, Extremes, FloatTile, KernelTable, QuantizedTile
 
 
 cdef extern from "llada/types.h" namespace "llada":
@@ -14,6 +14,7 @@ cdef extern from "llada/types.h" namespace "llada":
         float16
         int8
         int4
+        bfloat16_fast
 
     cdef enum class Routing(int32_t):
         softmax

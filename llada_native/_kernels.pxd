@@ -23,6 +23,14 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         ptrdiff_t c_stride
         int rows, depth, accumulate
 
+    cdef cppclass Bf16Tile:
+        const uint16_t* a
+        ptrdiff_t a_stride
+        const uint16_t* w
+        float* c
+        ptrdiff_t c_stride
+        int rows, depth, accumulate
+
     cdef cppclass QuantizedTile:
         const int8_t* x
         ptrdiff_t x_stride
@@ -44,6 +52,7 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         int panel
         int attention_rows
         void (*gemm_f32)(const FloatTile&) noexcept
+        void (*gemm_bf16)(const Bf16Tile&) noexcept
         int64_t (*multiply_add)(int64_t, float*) noexcept
         int packed_rows
         void (*gemm_u4)(const QuantizedTile&) noexcept
@@ -53,6 +62,8 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         void (*quantize_q8)(const float*, int8_t*, float*, int32_t*, ptrdiff_t, int, int) noexcept
         void (*widen_bf16)(const uint16_t*, float*, size_t) noexcept
         void (*widen_f16)(const uint16_t*, float*, size_t) noexcept
+        void (*round_bf16)(const float*, float*, int) noexcept
+        void (*round_pairs)(const float*, uint16_t*, int) noexcept
         void (*narrow_f16)(const float*, uint16_t*, size_t) noexcept
         void (*rms_norm_f32)(const float*, const float*, float*, int, float) noexcept
         void (*rope_f32)(float*, const float*, const float*, int) noexcept

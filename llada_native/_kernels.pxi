@@ -53,6 +53,21 @@ cdef class Kernels:
         tile.c, tile.c_stride, tile.rows, tile.depth, tile.accumulate = &c[0, 0], c.shape[1], a.shape[0], a.shape[1], accumulate
         self.table.gemm_f32(tile)
 
+    @property
+    def has_gemm_bf16(self):
+        return self.table.gemm_bf16 != NULL
+
+    def gemm_bf16(self, const uint16_t[:, ::1] a, const uint16_t[:, :, ::1] w, float[:, ::1] c, bint accumulate=False):
+        """c[rows, panel] = a[rows, depth] . w[depth / 2, panel, 2], in pairs"""
+        cdef cpp.Bf16Tile tile
+        if self.table.gemm_bf16 == NULL:
+            raise ValueError("gemm_bf16: not in this build")
+        if (2 * w.shape[0], w.shape[1], w.shape[2]) != (a.shape[1], self.table.panel, 2) or (c.shape[0], c.shape[1]) != (a.shape[0], w.shape[1]):
+            raise ValueError("gemm_bf16: shapes that do not fit each other")
+        tile.a, tile.a_stride, tile.w = &a[0, 0], a.shape[1], &w[0, 0, 0]
+        tile.c, tile.c_stride, tile.rows, tile.depth, tile.accumulate = &c[0, 0], c.shape[1], a.shape[0], a.shape[1], accumulate
+        self.table.gemm_bf16(tile)
+
     def gemm_quantized(self, int bits, const int8_t[:, ::1] x, const float[:, ::1] x_scales, const int32_t[:, ::1] x_sums,
                        const uint8_t[:, :, ::1] w, const float[:, ::1] w_scales, float[:, ::1] c, bint accumulate=False):
         """x [rows, depth], x_scales and x_sums [groups, rows], w [depth / 4, panel, 4] or, of 4 bits and packed, [depth / 8, panel, 4],
@@ -91,6 +106,12 @@ cdef class Kernels:
 
     def widen_bf16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_bf16(&x[0], &out[0], x.shape[0])
+
+    def round_bf16(self, const float[::1] x, float[::1] out):
+        self.table.round_bf16(&x[0], &out[0], x.shape[0])
+
+    def round_pairs(self, const float[::1] x, uint16_t[::1] out):
+        self.table.round_pairs(&x[0], &out[0], x.shape[0])
 
     def narrow_f16(self, const float[::1] x, uint16_t[::1] out):
         self.table.narrow_f16(&x[0], &out[0], x.shape[0])

@@ -24,7 +24,7 @@ TENSORS = ("embedding", "attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "ml
            "router_bias", "shared_gate_proj", "shared_up_proj", "shared_down_proj",
            "q_bias", "k_bias", "v_bias")
 ROUTINGS = ("softmax", "sigmoid")
-DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
+DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4, "bfloat16_fast": 5}
 
 
 cdef bint exiting = False      # the interpreter ends: forward passes of daemon threads stop, without asking for the GIL
@@ -100,7 +100,7 @@ cdef class NativeModel:
     Parameters
     ----------
     config : llada_native.config.ModelConfig
-    dtype : {"float32", "bfloat16", "float16", "int8", "int4"}
+    dtype : {"float32", "bfloat16", "float16", "int8", "int4", "bfloat16_fast"}
         Of the weights in memory.
     num_threads : int
     isa : str

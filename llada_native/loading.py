@@ -25,7 +25,7 @@ from .machine import available_memory, default_threads
 from .tokenizer import Tokenizer, special_token_id
 from .vocabulary_files import tokenizer_text
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4")
+DTYPES = ("auto", "float32", "bfloat16", "bfloat16_fast", "float16", "int8", "int4")
 GROUP_SIZES = (32, 64, 128)
 DEFAULT_GROUP_SIZE = 64
 BACKENDS = ("native", "reference", "placeholder")
@@ -106,7 +106,7 @@ def weight_bytes(config: ModelConfig, dtype: str, group_size: int) -> int:
     """Memory of the matrices, embedding and head included."""
     routers, scales = config.routers(), 4 / group_size
     others = config.matrices() - routers
-    if dtype in ("float32", "bfloat16", "float16"):
+    if dtype not in ("int8", "int4"):
         return others * (4 if dtype == "float32" else 2) + 4 * routers
     table, tied = config.vocabulary * config.d_model, config.weight_tying
     linear = others - table * (1 if tied else 2)

@@ -51,7 +51,7 @@ class LLaDAForCausalLM:
         1: all cores are one device.
     max_tokens : int, optional
         Most tokens of a prompt with its answer; default the checkpoint's max_sequence_length.
-    dtype : {"auto", "float32", "bfloat16", "float16", "int8", "int4"}
+    dtype : {"auto", "float32", "bfloat16", "bfloat16_fast", "float16", "int8", "int4"}
         Of the weights in memory. "auto" keeps bfloat16 checkpoints as they are and holds others as float32; of a GGUF file it is what is
         nearest to most of its weights, and of a converted folder what lies there. Float weights are multiplied
         in float32, integer ones with 8-bit activations and exact integer sums; then the embedding is bfloat16 and the head int8.

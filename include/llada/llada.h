@@ -41,7 +41,8 @@ enum {
   LLADA_BFLOAT16 = 1,
   LLADA_FLOAT16 = 2,
   LLADA_INT8 = 3, /* of weights in memory only: integers with a float32 scale for every group of inputs of an output channel */
-  LLADA_INT4 = 4  /* likewise; the embedding is then bfloat16 and the head int8, for both */
+  LLADA_INT4 = 4, /* likewise; the embedding is then bfloat16 and the head int8, for both */
+  LLADA_BFLOAT16_FAST = 5 /* of weights in memory only: bfloat16, multiplied with activations that are rounded to bfloat16 */
 };
 
 #define LLADA_DEFAULT_GROUP_SIZE 64 /* weights that share a scale, where group_size is 0 */

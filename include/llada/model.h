@@ -100,8 +100,7 @@ struct RaggedBatch {
 // Thread-safe once loaded: calls from several threads take turns.
 class Model {
  public:
-  // `isa` is empty for active_isa(). Matrices are held as float32, bfloat16, float16, int8 or int4; with integers the embedding is
-  // bfloat16 and the head int8.
+  // `isa` is empty for active_isa(). Matrices are held as any DType; with integers the embedding is bfloat16 and the head int8.
   // With `packed_file`, the weights are mapped from a file that `save` wrote under the same tag, read-only and shared between processes;
   // std::invalid_argument says that it is another.
   Model(const ModelConfig& config, WeightFormat weights, const std::string& isa, int threads, const std::string& packed_file = "",

@@ -6,7 +6,8 @@
 
 namespace llada {
 
-enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3, int4 = 4 };
+// bfloat16_fast is bfloat16 in memory, and what it is multiplied with is rounded to bfloat16 too; of weights only.
+enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3, int4 = 4, bfloat16_fast = 5 };
 
 // Bytes of an element of the float formats.
 inline int64_t size_of(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
@@ -15,6 +16,7 @@ inline int64_t size_of(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
 struct WeightFormat {
   WeightFormat(DType dtype, int group = 128) : dtype(dtype), group(group) {}  // NOLINT: a float format is its dtype
   bool quantized() const { return dtype == DType::int8 || dtype == DType::int4; }
+  bool rounds() const { return dtype == DType::bfloat16_fast; }
 
   DType dtype;
   int group;  // 32, 64 or 128; of no meaning for floats

@@ -63,6 +63,7 @@ CpuFeatures detect() {
   f.avx512 = f.avx2_fma_f16c && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 28) && bit(seven.ebx, 30) &&
              bit(seven.ebx, 31);
   f.avx512_vnni = f.avx512 && bit(seven.ecx, 11);
+  f.avx512_bf16 = f.avx512_vnni && seven.eax >= 1 && bit(cpuid(7, 1).eax, 5);
   f.avx_vnni = f.avx2_fma_f16c && seven.eax >= 1 && bit(cpuid(7, 1).eax, 4);
   return f;
 }

@@ -8,6 +8,7 @@ struct CpuFeatures {
   bool avx_vnni = false;     // the VEX form, for processors without AVX-512
   bool avx512 = false;       // F, CD, BW, DQ, VL
   bool avx512_vnni = false;  // those and VNNI
+  bool avx512_bf16 = false;  // those and BF16
   bool dotprod = false;      // aarch64: SDOT and UDOT
 };
 

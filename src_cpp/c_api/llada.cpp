@@ -93,16 +93,16 @@ void check_device(LLaDADevice device, int ndev, const int* dev_ids) {
   if (dev_ids && dev_ids[0] != 0) throw std::invalid_argument("dev_ids[0]: expected 0, found " + std::to_string(dev_ids[0]));
 }
 
-const char* const kDTypes[] = {"float32", "bfloat16", "float16", "int8", "int4"};
+const char* const kDTypes[] = {"float32", "bfloat16", "float16", "int8", "int4", "bfloat16_fast"};
 
 void check_dtype(const char* name, LLaDADType dtype, LLaDADType largest, const char* expected) {
   if (dtype >= 0 && dtype <= largest) return;
-  const bool known = dtype >= 0 && dtype <= LLADA_INT4;
+  const bool known = dtype >= 0 && dtype <= LLADA_BFLOAT16_FAST;
   throw UnsupportedError(std::string(name) + ": expected " + expected + ", found " + (known ? kDTypes[dtype] : std::to_string(dtype)));
 }
 
 void check_format(const char* name, LLaDADType dtype) {
-  check_dtype(name, dtype, LLADA_INT4, "float32, bfloat16, float16, int8 or int4");
+  check_dtype(name, dtype, LLADA_BFLOAT16_FAST, "float32, bfloat16, float16, int8, int4 or bfloat16_fast");
 }
 
 WeightFormat format_of(LLaDADType dtype, uint32_t group_size) {

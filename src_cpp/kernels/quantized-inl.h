@@ -1,6 +1,7 @@
 // Integer matrix products, written once over the integer vectors of a vec_*.h. Includes the float kernels; the same ODR contract.
 #pragma once
 
+#include "kernels/bf16-inl.h"
 #include "kernels/kernels-inl.h"
 #include "kernels/statistics-inl.h"
 
@@ -123,9 +124,9 @@ void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdif
 
 // Dot4 and Dot8 of a vec_*.h: sums of products with 4-bit and with 8-bit weights.
 constexpr llada::KernelTable make_table(const char* name) {
-  return {name, kPanel, kAttentionRows, gemm_f32, multiply_add, Tiling::kPackedRows, gemm_quantized<Dot4, Weights::unpacked>,
+  return {name, kPanel, kAttentionRows, gemm_f32, gemm_bf16, multiply_add, Tiling::kPackedRows, gemm_quantized<Dot4, Weights::unpacked>,
           gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, unpack_u4, quantize_q8, widen_bf16, widen_f16,
-          narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32, attention_f32, extremes, softmax_sums};
+          round_bf16, round_pairs, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32, attention_f32, extremes, softmax_sums};
 }
 
 }  // namespace

@@ -66,6 +66,20 @@ struct FloatTile {
   Ahead ahead;
 };
 
+// The same of bfloat16 numbers in pairs, two depths of one row or channel in 32 bits, the first in the upper half. Products are exact, their
+// sums float32, in the order of the depth: the bits of gemm_f32, but that factors and sums below 2^-126 count as zeros.
+struct Bf16Tile {
+  const uint16_t* a;   // [rows, depth], row stride a_stride
+  ptrdiff_t a_stride;
+  const uint16_t* w;   // [depth / 2][panel][2]
+  float* c;            // [rows, panel], row stride c_stride
+  ptrdiff_t c_stride;
+  int rows;
+  int depth;           // even, at most kDepthBlock
+  int accumulate;      // add to c
+  Ahead ahead;
+};
+
 // One block of a product of quantised matrices: c[rows, panel] = sum over groups of
 //   x_scale[row, group] w_scale[group, channel] sum over depth of x[row, depth] (w[depth, channel] - zero)
 // with 8-bit x in [-127, 127], unsigned w of 4 bits and zero 8, or of 8 bits and zero 128 (w at least 1), in exact int32 sums.
@@ -101,6 +115,7 @@ struct KernelTable {
   int attention_rows;  // most query rows of an AttentionTile
 
   void (*gemm_f32)(const FloatTile& tile);
+  void (*gemm_bf16)(const Bf16Tile& tile);  // nullptr where gemm_f32 of rounded numbers is as fast
 
   // Float multiply-adds on registers alone, enough chains of them to hide their latency: what no product is faster than. Returns the
   // operations done in `rounds`; their results go to sink[kMaxPanel].
@@ -123,6 +138,10 @@ struct KernelTable {
   // out[n] = x[n], exact.
   void (*widen_bf16)(const uint16_t* x, float* out, size_t n);
   void (*widen_f16)(const uint16_t* x, float* out, size_t n);
+
+  // The bfloat16 nearest to x[n], even on ties, subnormal ones zero: as float32, or in the pairs of gemm_bf16, of an odd n with a zero.
+  void (*round_bf16)(const float* x, float* out, int n);
+  void (*round_pairs)(const float* x, uint16_t* out, int n);
 
   // out[n] = the float16 nearest to x[n], even on ties: infinite from 65520 on. NaN stays NaN.
   void (*narrow_f16)(const float* x, uint16_t* out, size_t n);
@@ -152,6 +171,7 @@ extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
+extern const KernelTable kAvx512Bf16Kernels;
 extern const KernelTable kNeonKernels;
 extern const KernelTable kNeonDotKernels;
 

@@ -76,6 +76,13 @@ inline IntVec low_nibbles(IntVec a) { return {_mm512_and_si512(a.v, _mm512_set1_
 inline IntVec high_nibbles(IntVec a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 inline IntVec add32(IntVec a, IntVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
 
+#ifdef LLADA_BF16
+
+// vdpbf16ps: the product of the upper halves added to a float32, then that of the lower halves.
+inline void add_pair(Vec& sum, IntVec weight, IntVec pair) { sum.v = _mm512_dpbf16_ps(sum.v, (__m512bh)weight.v, (__m512bh)pair.v); }
+
+#endif
+
 #ifdef LLADA_VNNI
 
 // vpdpbusd: four products of an unsigned and a signed byte added to int32, exactly. As an instruction and not as an intrinsic where

@@ -35,7 +35,7 @@ void load_vector(AlignedArray<float>& vector, int64_t begin, int64_t rows, const
 
 Weights::Weights(const ModelConfig& c, WeightFormat format, const KernelTable& kernels) : tied(c.tied_head), config_(c) {
   const int64_t q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
-  if (!tied) embedding = Embedding(c.vocabulary, c.d_model, format.quantized() ? DType::bfloat16 : format.dtype);
+  if (!tied) embedding = Embedding(c.vocabulary, c.d_model, format.quantized() || format.rounds() ? DType::bfloat16 : format.dtype);
   for (int64_t i = 0; i < c.layers; ++i) {
     LayerWeights layer;
     layer.q_proj = Linear(q_width, c.d_model, format, kernels);

@@ -65,7 +65,7 @@ inline float element(const void* data, DType dtype, int64_t i) {
   }
   uint16_t h;
   std::memcpy(&h, static_cast<const char*>(data) + i * 2, sizeof h);
-  return dtype == DType::bfloat16 ? bf16_to_float(h) : f16_to_float(h);
+  return dtype == DType::float16 ? f16_to_float(h) : bf16_to_float(h);
 }
 
 // Element i of unaligned data becomes the nearest number of its dtype. Throws std::out_of_range for a finite value beyond float16, which
@@ -76,7 +76,8 @@ inline void store_element(void* data, DType dtype, int64_t i, float value) {
     return;
   }
   if (dtype == DType::float16 && std::fabs(value) > kLargestF16 && !std::isinf(value)) throw_beyond_f16(value);
-  const uint16_t h = dtype == DType::bfloat16 ? float_to_bf16(value) : float_to_f16(value);
+  uint16_t h = dtype == DType::float16 ? float_to_f16(value) : float_to_bf16(value);
+  if (dtype == DType::bfloat16_fast && !(h & 0x7f80)) h &= 0x8000;  // as its products take subnormal factors
   std::memcpy(static_cast<char*>(data) + i * 2, &h, sizeof h);
 }
 

@@ -156,9 +156,9 @@ void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& q
   }
   const WeightFormat& format = experts.front().gate_proj.format();
   const int64_t copies = rows * a.chosen;
-  if (format.quantized()) quantized.quantize(team, kernels, a.copies, copies, d_model, format.group);
+  quantized.convert(team, kernels, a.copies, copies, d_model, format);
   multiply_gated(team, kernels, quantized, a.gated);
-  if (format.quantized()) quantized.quantize(team, kernels, a.gate, copies, experts.front().down_proj.depth(), format.group);
+  quantized.convert(team, kernels, a.gate, copies, experts.front().down_proj.depth(), format);
   multiply(team, kernels, quantized, a.down);
 
   team.split(rows, grain, [&](int64_t begin, int64_t end, int) {

@@ -31,7 +31,7 @@ bool packed(const KernelTable& kernels, const Product& p) {
 }
 
 bool resident(const Product& p) {
-  const int64_t element = p.weight->format().quantized() ? 1 : static_cast<int64_t>(sizeof(float));
+  const int64_t element = p.weight->format().quantized() ? 1 : p.weight->paired() ? 2 : static_cast<int64_t>(sizeof(float));
   return p.rows * p.weight->depth() * element <= kResidentBytes;
 }
 
@@ -44,15 +44,23 @@ int64_t depth_block(const KernelTable& kernels, const Product& p) {
 void block_product(const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t panel, int64_t k, int64_t first,
                    int64_t rows, float* out, ptrdiff_t out_stride, bool accumulate, Ahead ahead, Scratch& scratch) {
   const int64_t count = std::min(depth_block(kernels, p), p.weight->depth() - k);
+  const int64_t row = p.quantized_begin + first;
+  if (p.weight->paired()) {
+    kernels.gemm_bf16({quantized.pairs(row) + k, quantized.stride() / 2, p.weight->pairs(panel, k), out, out_stride,
+                       static_cast<int>(rows), static_cast<int>(round_up(count, 2)), accumulate, ahead});
+    return;
+  }
   if (!p.weight->format().quantized()) {
-    kernels.gemm_f32({p.x.row(first) + k, p.x.stride, p.weight->block(panel, k, count, scratch.floats), kernels.panel, out, out_stride,
-                      static_cast<int>(rows), static_cast<int>(count), accumulate, ahead});
+    const bool rounded = p.weight->format().rounds();
+    const float* x = rounded ? quantized.floats(row) : p.x.row(first);
+    kernels.gemm_f32({x + k, rounded ? quantized.stride() / 4 : p.x.stride, p.weight->block(panel, k, count, scratch.floats), kernels.panel,
+                      out, out_stride, static_cast<int>(rows), static_cast<int>(count), accumulate, ahead});
     return;
   }
   QuantizedTile tile;
   tile.group = p.weight->format().group;
   tile.groups = static_cast<int>((count + tile.group - 1) / tile.group);
-  const int64_t group = k / tile.group, row = p.quantized_begin + first;
+  const int64_t group = k / tile.group;
   tile.x = quantized.row(row) + k;
   tile.x_stride = quantized.stride();
   tile.x_scales = quantized.scales(group) + row;
@@ -173,14 +181,17 @@ Linear::Linear(int64_t channels, int64_t depth, WeightFormat format, const Kerne
       panels_((channels + kernels.panel - 1) / kernels.panel),
       panel_(kernels.panel),
       groups_(format.quantized() ? (depth + format.group - 1) / format.group : 0),
+      stored_depth_(groups_ * format.group),
+      paired_(format.rounds() && kernels.gemm_bf16),
       format_(format),
       kernels_(&kernels) {
+  if (!format.quantized()) stored_depth_ = paired_ ? round_up(depth, 2) : depth;
   if (format.quantized() && format.group != 32 && format.group != 64 && format.group != 128)
     throw std::invalid_argument("group: expected 32, 64 or 128, found " + std::to_string(format.group));
 }
 
 int64_t Linear::data_bytes() const {
-  const int64_t elements = panels_ * panel_ * (format_.quantized() ? groups_ * format_.group : depth_);
+  const int64_t elements = panels_ * panel_ * stored_depth_;
   if (format_.dtype == DType::int4) return elements / 2;
   return format_.dtype == DType::int8 ? elements : elements * size_of(format_.dtype);
 }
@@ -193,14 +204,14 @@ void Linear::allocate() {
     std::memset(data_.data(), format_.dtype == DType::int4 ? 0x88 : 128, static_cast<size_t>(data_.size()));
     return;
   }
-  const int64_t last = (panels_ - 1) * panel_ * depth_ * size_of(format_.dtype);
+  const int64_t last = stored_depth_ > depth_ ? 0 : (panels_ - 1) * panel_ * depth_ * size_of(format_.dtype);
   std::memset(data_.data() + last, 0, static_cast<size_t>(data_.size() - last));
 }
 
 void Linear::load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype) {
   const int64_t first = row_begin / panel_, last = (row_begin + rows - 1) / panel_;
   team.split(last - first + 1, 1, [&](int64_t begin, int64_t end, int thread) {
-    std::vector<float> row(static_cast<size_t>(format_.quantized() ? groups_ * format_.group : 0));
+    std::vector<float> row(static_cast<size_t>(format_.quantized() ? stored_depth_ : 0));
     for (int64_t p = first + begin; p < first + end; ++p) {
       if (team.stopped(thread)) return;
       const int64_t from = std::max(row_begin, p * panel_), to = std::min(row_begin + rows, (p + 1) * panel_);
@@ -210,8 +221,7 @@ void Linear::load(Team& team, int64_t row_begin, int64_t rows, const void* data,
       }
       for (int64_t k = 0; k < depth_; ++k) {
         for (int64_t n = from; n < to; ++n)
-          store_element(data_.data(), format_.dtype, (p * depth_ + k) * panel_ + n - p * panel_,
-                        element(data, dtype, (n - row_begin) * depth_ + k));
+          store_element(data_.data(), format_.dtype, place(p, k, n - p * panel_), element(data, dtype, (n - row_begin) * depth_ + k));
       }
     }
   });
@@ -267,12 +277,12 @@ void Linear::store_group(int64_t channel, int64_t group, const uint8_t* codes, f
 void Linear::row(int64_t channel, float* out) const {
   const int64_t panel = channel / panel_, lane = channel % panel_;
   if (!format_.quantized()) {
-    for (int64_t k = 0; k < depth_; ++k) out[k] = element(data_.data(), format_.dtype, (panel * depth_ + k) * panel_ + lane);
+    for (int64_t k = 0; k < depth_; ++k) out[k] = element(data_.data(), format_.dtype, place(panel, k, lane));
     return;
   }
   const uint8_t* packed = reinterpret_cast<const uint8_t*>(data_.data());
   for (int64_t i = 0; i < depth_; ++i) {
-    const int64_t k = panel * groups_ * format_.group + i;
+    const int64_t k = panel * stored_depth_ + i;
     const int code = format_.dtype == DType::int8 ? packed[(k / 4 * panel_ + lane) * 4 + k % 4]
                                                   : packed[(k / 8 * panel_ + lane) * 4 + k % 4] >> (k / 4 % 2 * 4) & 15;
     out[i] = scales(panel, i / format_.group)[lane] * static_cast<float>(code - zero_point(format_.dtype));
@@ -280,26 +290,35 @@ void Linear::row(int64_t channel, float* out) const {
 }
 
 Ahead Linear::stored(int64_t panel, int64_t depth_begin, int64_t depth_count) const {
-  const int64_t whole = format_.quantized() ? groups_ * format_.group : depth_, begin = panel * whole + depth_begin;
-  const int64_t count = std::min(depth_count, whole - depth_begin), line = data_bytes() / (panels_ * whole);
+  const int64_t begin = panel * stored_depth_ + depth_begin;
+  const int64_t count = std::min(depth_count, stored_depth_ - depth_begin), line = data_bytes() / (panels_ * stored_depth_);
   return {data_.data() + begin * line, static_cast<ptrdiff_t>(count * line),
           format_.quantized() ? scales(panel, depth_begin / format_.group) : nullptr};
+}
+
+int64_t Linear::place(int64_t panel, int64_t k, int64_t lane) const {
+  const int64_t before = panel * stored_depth_;
+  return paired_ ? (before + k / 2 * 2) * panel_ + lane * 2 + 1 - k % 2 : (before + k) * panel_ + lane;
+}
+
+const uint16_t* Linear::pairs(int64_t panel, int64_t depth_begin) const {
+  return reinterpret_cast<const uint16_t*>(data_.data()) + (panel * stored_depth_ + depth_begin) * panel_;
 }
 
 const float* Linear::block(int64_t panel, int64_t depth_begin, int64_t depth_count, float* scratch) const {
   const int64_t at = (panel * depth_ + depth_begin) * panel_;
   if (format_.dtype == DType::float32) return reinterpret_cast<const float*>(data_.data()) + at;
-  const auto widen = format_.dtype == DType::bfloat16 ? kernels_->widen_bf16 : kernels_->widen_f16;
+  const auto widen = format_.dtype == DType::float16 ? kernels_->widen_f16 : kernels_->widen_bf16;
   widen(reinterpret_cast<const uint16_t*>(data_.data()) + at, scratch, static_cast<size_t>(depth_count * panel_));
   return scratch;
 }
 
 const uint8_t* Linear::packed_block(int64_t panel, int64_t depth_begin) const {
-  return reinterpret_cast<const uint8_t*>(data_.data()) + (panel * groups_ * format_.group + depth_begin) * panel_ / 2;
+  return reinterpret_cast<const uint8_t*>(data_.data()) + (panel * stored_depth_ + depth_begin) * panel_ / 2;
 }
 
 const uint8_t* Linear::quantized_block(int64_t panel, int64_t depth_begin, int64_t depth_count, uint8_t* scratch) const {
-  const int64_t at = (panel * groups_ * format_.group + depth_begin) * panel_;
+  const int64_t at = (panel * stored_depth_ + depth_begin) * panel_;
   if (format_.dtype == DType::int8) return reinterpret_cast<const uint8_t*>(data_.data()) + at;
   kernels_->unpack_u4(packed_block(panel, depth_begin), scratch, static_cast<size_t>(depth_count * panel_ / 2));
   return scratch;
@@ -307,8 +326,8 @@ const uint8_t* Linear::quantized_block(int64_t panel, int64_t depth_begin, int64
 
 void linear(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const std::vector<Product>& products) {
   for (const Product& p : products) {
-    if (!p.weight->format().quantized()) continue;
-    quantized.quantize(team, kernels, p.x, p.rows, p.weight->depth(), p.weight->format().group);
+    if (!p.weight->format().quantized() && !p.weight->format().rounds()) continue;
+    quantized.convert(team, kernels, p.x, p.rows, p.weight->depth(), p.weight->format());
     break;
   }
   multiply(team, kernels, quantized, products);
@@ -352,7 +371,7 @@ void multiply_gated(Team& team, const KernelTable& kernels, const QuantizedRows&
 
 void gated_linear(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const Linear& gate, const Linear& up, Rows x,
                   int64_t rows, Rows out, Rows up_out) {
-  if (gate.format().quantized()) quantized.quantize(team, kernels, x, rows, gate.depth(), gate.format().group);
+  quantized.convert(team, kernels, x, rows, gate.depth(), gate.format());
   multiply_gated(team, kernels, quantized, {{product(gate, x, rows, out), product(up, x, rows, up_out)}});
 }
 

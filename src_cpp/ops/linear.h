@@ -14,8 +14,8 @@
 
 namespace llada {
 
-// A weight matrix [channels, depth] stored as panels [ceil(channels / panel)], the last one zero-padded: floats [depth][panel];
-// 8-bit integers [depth / 4][panel][4]; 4-bit integers two a byte, [depth / 8][panel][4]. Integers have scales [depth / group][panel],
+// A weight matrix [channels, depth] stored as panels [ceil(channels / panel)], the last one zero-padded: floats [depth][panel], or
+// [depth / 2][panel][2] where the kernels take bfloat16 in pairs, a zero behind an odd depth; 8-bit integers [depth / 4][panel][4]; 4-bit integers two a byte, [depth / 8][panel][4]. Integers have scales [depth / group][panel],
 // and a depth rounded up to whole groups.
 class Linear {
  public:
@@ -52,6 +52,10 @@ class Linear {
   // The bytes of a block as stored.
   Ahead stored(int64_t panel, int64_t depth_begin, int64_t depth_count) const;
 
+  // Whether a block is bfloat16 in pairs, [depth_count / 2][panel][2], and the block.
+  bool paired() const { return paired_; }
+  const uint16_t* pairs(int64_t panel, int64_t depth_begin) const;
+
   // The float32 block [depth_count, panel] of a panel: in place, or widened into scratch [kDepthBlock * kMaxPanel].
   const float* block(int64_t panel, int64_t depth_begin, int64_t depth_count, float* scratch) const;
 
@@ -63,10 +67,13 @@ class Linear {
 
  private:
   int64_t data_bytes() const;
+  int64_t place(int64_t panel, int64_t k, int64_t lane) const;  // of a float among all
   void load_quantized(int64_t channel, const void* data, DType dtype, int64_t source_row, std::vector<float>& row);
   void store_group(int64_t channel, int64_t group, const uint8_t* codes, float scale);
 
   int64_t channels_ = 0, depth_ = 0, panels_ = 0, panel_ = 0, groups_ = 0;
+  int64_t stored_depth_ = 0;  // whole groups or pairs
+  bool paired_ = false;
   WeightFormat format_ = DType::float32;
   const KernelTable* kernels_ = nullptr;
   AlignedArray<char> data_;
@@ -82,7 +89,7 @@ struct Product {
   bool accumulate;      // add to out
   int64_t channel_begin;  // a multiple of kMaxPanel
   int64_t channel_end;
-  int64_t quantized_begin = 0;  // row of x among those that were quantised
+  int64_t quantized_begin = 0;  // row of x among those that were converted
 };
 
 inline Product product(const Linear& weight, Rows x, int64_t rows, Rows out, bool accumulate = false) {
@@ -94,10 +101,10 @@ struct GatedProduct {
   Product gate, up;
 };
 
-// All products in one parallel region. Those with integer weights have the same x, which is quantised first.
+// All products in one parallel region. Those whose weights want rows in their own format have the same x, which is converted first.
 void linear(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const std::vector<Product>& products);
 
-// The same of any rows of x that are quantised already, where weights are integers. The products' rows may differ in number.
+// The same of any rows of x that are converted already, where weights want that. The products' rows may differ in number.
 void multiply(Team& team, const KernelTable& kernels, const QuantizedRows& quantized, const std::vector<Product>& products);
 void multiply_gated(Team& team, const KernelTable& kernels, const QuantizedRows& quantized, const std::vector<GatedProduct>& products);
 

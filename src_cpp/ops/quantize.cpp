@@ -74,12 +74,31 @@ float quantize_group(const float* w, int count, DType dtype, uint8_t* codes) {
   return scale;
 }
 
-void QuantizedRows::quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group) {
-  const int64_t whole = round_up(width, group);
-  stride_ = static_cast<ptrdiff_t>(whole + 64);  // not a multiple of 4 KiB
+void QuantizedRows::convert(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format) {
+  if (format.quantized()) quantize(team, kernels, x, rows, width, format.group);
+  if (format.rounds()) round(team, kernels, x, rows, width);
+}
+
+void QuantizedRows::fit(int64_t rows, int64_t row_bytes) {
+  stride_ = static_cast<ptrdiff_t>(round_up(row_bytes, 64) + 64);  // not a multiple of 4 KiB
   rows_ = static_cast<ptrdiff_t>(rows);
-  const int64_t groups = whole / group;
   if (rows * stride_ > codes_.size()) codes_ = AlignedArray<int8_t>(rows * stride_);
+}
+
+void QuantizedRows::round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width) {
+  fit(rows, kernels.gemm_bf16 ? round_up(width, 2) * 2 : width * 4);
+  team.split(rows, 1 + 32768 / width, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      int8_t* out = codes_.data() + r * stride_;
+      if (kernels.gemm_bf16) kernels.round_pairs(x.row(r), reinterpret_cast<uint16_t*>(out), static_cast<int>(width));
+      else kernels.round_bf16(x.row(r), reinterpret_cast<float*>(out), static_cast<int>(width));
+    }
+  });
+}
+
+void QuantizedRows::quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group) {
+  const int64_t whole = round_up(width, group), groups = whole / group;
+  fit(rows, whole);
   if (rows * groups > scales_.size()) {
     scales_ = AlignedArray<float>(rows * groups);
     sums_ = AlignedArray<int32_t>(rows * groups);

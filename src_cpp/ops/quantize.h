@@ -16,22 +16,29 @@ constexpr int zero_point(DType dtype) { return dtype == DType::int4 ? 8 : 128; }
 // squared error, fitted to its integers. A group that is not finite gets a NaN scale.
 float quantize_group(const float* w, int count, DType dtype, uint8_t* codes);
 
-// 8-bit activations, kept from call to call and grown to the largest.
+// Activations in the format that their weights are multiplied with, 8-bit integers or bfloat16, kept from call to call and grown to the largest.
 class QuantizedRows {
  public:
-  // Quantises x [rows, width] in groups; every row by itself.
-  void quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group);
+  // Converts x [rows, width] for weights of a format, nothing for those that multiply float32; every row by itself.
+  void convert(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format);
 
+  // Integers; and bfloat16, in pairs where the kernels have gemm_bf16, as float32 where not.
   const int8_t* row(int64_t i) const { return codes_.data() + i * stride_; }
+  const uint16_t* pairs(int64_t i) const { return reinterpret_cast<const uint16_t*>(row(i)); }
+  const float* floats(int64_t i) const { return reinterpret_cast<const float*>(row(i)); }
   const float* scales(int64_t group) const { return scales_.data() + group * rows_; }
   const int32_t* sums(int64_t group) const { return sums_.data() + group * rows_; }
-  ptrdiff_t stride() const { return stride_; }
+  ptrdiff_t stride() const { return stride_; }  // in bytes
   ptrdiff_t rows() const { return rows_; }
   int64_t bytes() const { return codes_.size() + (scales_.size() + sums_.size()) * 4; }
 
  private:
+  void quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group);
+  void round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width);
+  void fit(int64_t rows, int64_t row_bytes);
+
   ptrdiff_t stride_ = 0, rows_ = 0;
-  AlignedArray<int8_t> codes_;   // [rows, whole groups]
+  AlignedArray<int8_t> codes_;   // [rows, stride]
   AlignedArray<float> scales_;   // [groups, rows]: those of a tile of rows lie side by side
   AlignedArray<int32_t> sums_;   // [groups, rows]
 };
