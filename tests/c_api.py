@@ -17,8 +17,8 @@ import pytest
 from llada_native.library import get_library
 
 OK, INVALID_ARGUMENT, OUT_OF_MEMORY, UNSUPPORTED, BAD_FILE, NOT_FINITE = range(6)
-FLOAT32, BFLOAT16, FLOAT16, INT8, INT4 = range(5)
-DTYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16, "int8": INT8, "int4": INT4}
+FLOAT32, BFLOAT16, FLOAT16, INT8, INT4, BFLOAT16_FAST = range(6)
+DTYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16, "int8": INT8, "int4": INT4, "bfloat16_fast": BFLOAT16_FAST}
 NONE = 0xFFFFFFFF
 EXAMPLES = Path(__file__).parent.parent / "examples"
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

@@ -127,7 +127,7 @@ def same(a, b):
         assert x.tobytes() == y.tobytes()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bfloat16_fast", "int8", "int4"])
 @pytest.mark.parametrize("options", [{}, {"preset": "speed"}, {"temperature": 0.8, "seed": 3}, {"cfg_scale": 0.7},
                                      {"selector": "quota", "remasking": "entropy"}, {"selector": "credit:tau=0.6"},
                                      {"editor": "remask", "selector": "quota"}])

@@ -44,7 +44,7 @@ def test_weights_as_pointers_are_the_folder(dtype: str, tied: bool, tmp_path: Pa
         np.testing.assert_array_equal(made.forward([PROMPT])[1], loaded.forward([PROMPT])[1])
 
 
-FORMATS = [("float16", 0), *((dtype, group_size) for dtype in ("int8", "int4") for group_size in (32, 64, 128))]
+FORMATS = [("float16", 0), ("bfloat16_fast", 0), *((dtype, group_size) for dtype in ("int8", "int4") for group_size in (32, 64, 128))]
 
 
 def answer(model: Model, gen_length: int) -> list[int]:
@@ -111,9 +111,9 @@ def test_group_sizes_that_are_none(dtype: str, group_size: int, tiny: Any) -> No
     assert failed(INVALID_ARGUMENT, message)
 
 
-@pytest.mark.parametrize("dtype", [-1, 5, 1 << 30])
+@pytest.mark.parametrize("dtype", [-1, 6, 1 << 30])
 def test_dtypes_that_are_none(dtype: int, tiny: Any) -> None:
-    message = f"dtype: expected float32, bfloat16, float16, int8 or int4, found {dtype}$"
+    message = f"dtype: expected float32, bfloat16, float16, int8, int4 or bfloat16_fast, found {dtype}$"
     assert lib.lladaLoadModelAs(str(tiny[0]).encode(), 1, dtype, 0) is None
     assert failed(UNSUPPORTED, f"^{message}")
     assert create(bad.GOOD, bad.TENSORS, tweak={"dtype": dtype}) is None
@@ -152,7 +152,7 @@ BAD_MODELS: dict[str, tuple[dict[str, Any], int, str]] = {
     "second processor": ({"ids": [1]}, INVALID_ARGUMENT, r"dev_ids\[0\]"),
     **{f"arrays of {name}": ({"tweak": {"weights_dtype": code}}, UNSUPPORTED,
                              f"meta.weights_dtype: expected float32, bfloat16 or float16, found {name}$")
-       for name, code in (("int8", INT8), ("int4", INT4), ("5", 5), ("-1", -1))},
+       for name, code in (("int8", INT8), ("int4", INT4), ("bfloat16_fast", 5), ("6", 6), ("-1", -1))},
     **{f"no {name}": ({"drop": name}, INVALID_ARGUMENT, rf"weights\.{re.escape(name)}: expected a pointer, found NULL")
        for name in ("embedding", "final_norm", "head", *LAYER_NAMES, "q_proj[1]", "down_proj[1]")},
     "head of a tied model": ({"tweak": {"tied_head": 1}}, INVALID_ARGUMENT, "weights.head: expected NULL"),

@@ -18,7 +18,7 @@ import llada_native
 from llada_native import EngineError, LLaDAForCausalLM, ModelFormatError, UnsupportedModelError, _native, cli, convert, packed
 
 IDS = np.arange(20) % 50
-FORMATS = [("float32", 64), ("bfloat16", 64), ("float16", 64), ("int8", 32), ("int4", 128)]
+FORMATS = [("float32", 64), ("bfloat16", 64), ("bfloat16_fast", 64), ("float16", 64), ("int8", 32), ("int4", 128)]
 
 
 @pytest.fixture

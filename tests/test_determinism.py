@@ -15,7 +15,7 @@ from llada_native import GenerationCancelled, LLaDAForCausalLM
 LENGTHS = (33, 1, 128, 64, 7)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "bfloat16_fast"])
 @pytest.mark.parametrize("size", [{"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
                                   {"d_model": 640, "n_heads": 5, "n_kv_heads": 1, "mlp_hidden_size": 1500}])
 def test_rows_are_bit_identical(isa, dtype, size):

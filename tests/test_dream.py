@@ -81,7 +81,7 @@ def test_logits_are_those_of_positions(tmp_path):
 
 # ---- formats, and rows in company
 
-FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
+FORMATS = ("float32", "bfloat16", "float16", "bfloat16_fast", "int8", "int4")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

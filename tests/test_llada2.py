@@ -17,7 +17,7 @@ from llada_native.checkpoint import Checkpoint, stored_tensors, tensor_name
 from llada_native.cli import main
 from llada_native.loading import load_backend, weight_bytes
 
-FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
+FORMATS = ("float32", "bfloat16", "float16", "bfloat16_fast", "int8", "int4")
 LENGTHS = (1, 7, 31, 32, 33, 64, 100, 128)
 
 MATRIX = [

@@ -101,7 +101,7 @@ def test_rows_go_to_the_experts_of_the_oracle(tmp_path, backend):
 
 # ---- formats, and rows in company
 
-FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
+FORMATS = ("float32", "bfloat16", "float16", "bfloat16_fast", "int8", "int4")
 
 
 def dense_and_alike(tmp_path, experts):
