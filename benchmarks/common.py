@@ -47,7 +47,7 @@ SHAPES = LLADA_8B_SHAPES | LLADA_MOE_SHAPES | DEMO_SHAPES
 ROWS = (1, 8, 32, 64, 160, 512)
 DTYPES = ("float32", "bfloat16", "bfloat16_fast", "float16", "int8", "int4")  # integers in groups of 128
 # What a linear layer stores: dtype, and weights that share a scale.
-FORMATS = {"float32": ("float32", 128), "bfloat16": ("bfloat16", 128), "float16": ("float16", 128)} | {
+FORMATS = {dtype: (dtype, 128) for dtype in DTYPES[:4]} | {
     f"{dtype}-{group}": (dtype, group) for dtype in ("int8", "int4") for group in (32, 64, 128)}
 ISAS = tuple(cpu_info()["isas"])
 THREADS = (1, "all")

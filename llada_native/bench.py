@@ -16,7 +16,8 @@ D_MODEL, MLP, LAYERS = 4096, 12288, 32
 # Matrix products of one layer by shape [outputs, inputs]: queries, keys, values, output; gate, up; down.
 SHAPES = {(D_MODEL, D_MODEL): 4, (MLP, D_MODEL): 2, (D_MODEL, MLP): 1}
 MULTIPLY_ADDS = LAYERS * sum(count * outputs * inputs for (outputs, inputs), count in SHAPES.items())  # a row
-FORMATS = (("float32", 128), ("bfloat16", 128), ("bfloat16_fast", 128), ("float16", 128), ("int8", 128), ("int4", 128), ("int4", 64), ("int4", 32))
+FORMATS = (("float32", 128), ("bfloat16", 128), ("bfloat16_fast", 128), ("float16", 128), ("int8", 128), ("int4", 128), ("int4", 64),
+           ("int4", 32))
 SECONDS = 0.5  # spent on one product
 MOST_CALLS = 1000
 # Seconds of calls that are not counted. A sleeping worker may be woken on the caller's core, where it waits some milliseconds to

@@ -7,7 +7,7 @@ import pytest
 from build_script import declared
 
 ROOT = Path(__file__).parent.parent
-X86 = {"avx2", "avxvnni", "avx512", "avx512vnni"}
+X86 = {"avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"}
 
 
 def kernels(arguments):

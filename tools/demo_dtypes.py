@@ -12,7 +12,8 @@ from scipy.special import log_softmax
 
 import llada_native
 
-FORMATS = [("float32", 64), ("bfloat16", 64), ("bfloat16_fast", 64), ("float16", 64), ("int8", 128), ("int8", 32), ("int4", 128), ("int4", 64), ("int4", 32)]
+FORMATS = [("float32", 64), ("bfloat16", 64), ("bfloat16_fast", 64), ("float16", 64), ("int8", 128), ("int8", 32), ("int4", 128),
+           ("int4", 64), ("int4", 32)]
 LAYER = (1024, 4096)  # outputs, inputs of the random layer whose error is measured
 
 

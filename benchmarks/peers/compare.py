@@ -39,8 +39,9 @@ RATIOS = (
     ("int4, group 32", ("llama.cpp Q4_0", "llama.cpp Q4_K_M")),
     ("int8, group 128", ("llama.cpp Q8_0",)),
     ("bfloat16", ("llama.cpp BF16",)),
+    ("bfloat16_fast", ("llama.cpp BF16",)),
 )
-OURS = (("int4", 128), ("int4", 32), ("int8", 128), ("bfloat16", 128), ("float32", 128))
+OURS = (("int4", 128), ("int4", 32), ("int8", 128), ("bfloat16", 128), ("bfloat16_fast", 128), ("float32", 128))
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)

@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 Call = Callable[[], object]
 Layers = dict[str, Callable[[Floats], Call]]
 
-OURS = {"float32": ("float32", 128), "bfloat16": ("bfloat16", 128), "int8": ("int8", 128), "int4, group 128": ("int4", 128),
+OURS = {**{dtype: (dtype, 128) for dtype in ("float32", "bfloat16", "bfloat16_fast", "int8")}, "int4, group 128": ("int4", 128),
         "int4, group 32": ("int4", 32)}
 
 

@@ -29,12 +29,12 @@ def run(a: argparse.Namespace) -> int:
         found.append(line)
         if not a.json:
             group = "" if line["group_size"] is None else f"group {line['group_size']}"
-            print(f"{line['dtype']:10}{group:10}{line['rows']:6}{line['gflops']:12.0f}{line['fraction_of_peak']:10.2f}"
+            print(f"{line['dtype']:14}{group:10}{line['rows']:6}{line['gflops']:12.0f}{line['fraction_of_peak']:10.2f}"
                   f"{line['milliseconds']:12.0f}", flush=True)
 
     if not a.json:
         print(f"matrix products of LLaDA-8B, kernels {isa}, {threads} threads; peak: fused multiply-adds of float32\n"
-              f"{'dtype':20}{'rows':>6}{'10^9 op/s':>12}{'of peak':>10}{'ms/forward':>12}", flush=True)
+              f"{'dtype':24}{'rows':>6}{'10^9 op/s':>12}{'of peak':>10}{'ms/forward':>12}", flush=True)
     bench.measure(a.rows, threads, isa, report)
     if a.json:
         print(json.dumps({"isa": isa, "num_threads": threads, "results": found}))

@@ -17,6 +17,9 @@ constexpr int kMaxPanel = 32;
 // the digits lost at K = 12288, and a float32 block of a panel (256 x 32 x 4 bytes = 32 KiB) stays in the first-level cache.
 constexpr int kDepthBlock = 256;
 
+// The same of weights that are multiplied with rounded activations: as bfloat16 a panel's block takes as much.
+constexpr int kRoundedBlock = 512;
+
 // Depth of one block of quantised weights: unpacked, a panel's block (1024 x 32 bytes = 32 KiB) stays in the first-level cache.
 constexpr int kQuantizedBlock = 1024;
 constexpr int kMaxGroup = 128;
@@ -61,13 +64,13 @@ struct FloatTile {
   float* c;            // [rows, panel], row stride c_stride
   ptrdiff_t c_stride;
   int rows;
-  int depth;           // at most kDepthBlock
+  int depth;
   int accumulate;      // add to c
   Ahead ahead;
 };
 
-// The same of bfloat16 numbers in pairs, two depths of one row or channel in 32 bits, the first in the upper half. Products are exact, their
-// sums float32, in the order of the depth: the bits of gemm_f32, but that factors and sums below 2^-126 count as zeros.
+// The same of bfloat16 numbers in pairs, two depths of a row or channel in 32 bits, the first in the upper half. Products are exact and
+// added as float32 in the order of the depth: the bits of gemm_f32, but that factors and sums below 2^-126 count as zeros.
 struct Bf16Tile {
   const uint16_t* a;   // [rows, depth], row stride a_stride
   ptrdiff_t a_stride;
@@ -75,7 +78,7 @@ struct Bf16Tile {
   float* c;            // [rows, panel], row stride c_stride
   ptrdiff_t c_stride;
   int rows;
-  int depth;           // even, at most kDepthBlock
+  int depth;           // even
   int accumulate;      // add to c
   Ahead ahead;
 };

@@ -20,7 +20,7 @@ constexpr int64_t kTailRows = 64;
 
 // What one thread unpacks weights into.
 struct Scratch {
-  alignas(64) float floats[kDepthBlock * kMaxPanel];
+  alignas(64) float floats[kRoundedBlock * kMaxPanel];
   uint8_t* bytes() { return reinterpret_cast<uint8_t*>(floats); }
 };
 static_assert(sizeof(Scratch) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
@@ -37,6 +37,7 @@ bool resident(const Product& p) {
 
 int64_t depth_block(const KernelTable& kernels, const Product& p) {
   if (packed(kernels, p) && resident(p)) return p.weight->depth();
+  if (p.weight->format().rounds()) return kRoundedBlock;
   return p.weight->format().quantized() ? kQuantizedBlock : kDepthBlock;
 }
 

@@ -15,8 +15,8 @@
 namespace llada {
 
 // A weight matrix [channels, depth] stored as panels [ceil(channels / panel)], the last one zero-padded: floats [depth][panel], or
-// [depth / 2][panel][2] where the kernels take bfloat16 in pairs, a zero behind an odd depth; 8-bit integers [depth / 4][panel][4]; 4-bit integers two a byte, [depth / 8][panel][4]. Integers have scales [depth / group][panel],
-// and a depth rounded up to whole groups.
+// [depth / 2][panel][2] where the kernels take bfloat16 in pairs, with a zero behind an odd depth; 8-bit integers [depth / 4][panel][4];
+// 4-bit integers two a byte, [depth / 8][panel][4]. Integers have scales [depth / group][panel], and a depth rounded up to whole groups.
 class Linear {
  public:
   Linear() = default;
@@ -56,7 +56,7 @@ class Linear {
   bool paired() const { return paired_; }
   const uint16_t* pairs(int64_t panel, int64_t depth_begin) const;
 
-  // The float32 block [depth_count, panel] of a panel: in place, or widened into scratch [kDepthBlock * kMaxPanel].
+  // The float32 block [depth_count, panel] of a panel: in place, or widened into scratch [depth_count, kMaxPanel].
   const float* block(int64_t panel, int64_t depth_begin, int64_t depth_count, float* scratch) const;
 
   // The 8-bit block [depth_count / 4][panel][4] of a panel: in place, or unpacked into scratch [kQuantizedBlock * kMaxPanel].

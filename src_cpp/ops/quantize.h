@@ -16,7 +16,7 @@ constexpr int zero_point(DType dtype) { return dtype == DType::int4 ? 8 : 128; }
 // squared error, fitted to its integers. A group that is not finite gets a NaN scale.
 float quantize_group(const float* w, int count, DType dtype, uint8_t* codes);
 
-// Activations in the format that their weights are multiplied with, 8-bit integers or bfloat16, kept from call to call and grown to the largest.
+// Activations as their weights take them, 8-bit integers or bfloat16, kept from call to call and grown to the largest.
 class QuantizedRows {
  public:
   // Converts x [rows, width] for weights of a format, nothing for those that multiply float32; every row by itself.
