@@ -111,6 +111,34 @@ void Pool::grow(int threads) {
 
 }  // namespace
 
+Remainders::Range Remainders::range(size_t share, int64_t begin, int64_t end) const {
+  const int64_t threads = static_cast<int64_t>(rests_.size()), own = static_cast<int64_t>(share);
+  const int64_t from = items_ * own / threads, length = items_ * (own + 1) / threads - from;
+  return {from + length * begin / chunks_, from + length * end / chunks_};
+}
+
+Remainders::Range Remainders::take(int thread) {
+  const size_t own = static_cast<size_t>(thread);
+  uint64_t rest = rests_[own].chunks.load(std::memory_order_relaxed);
+  while (first(rest) < last(rest)) {
+    const int64_t half = first(rest) + (last(rest) - first(rest) + 1) / 2;
+    if (rests_[own].chunks.compare_exchange_weak(rest, pack(half, last(rest)), std::memory_order_relaxed))
+      return range(own, first(rest), half);
+  }
+  for (;;) {
+    size_t fullest = own;
+    int64_t most = 0;
+    for (size_t share = 0; share < rests_.size(); ++share) {
+      const uint64_t others = rests_[share].chunks.load(std::memory_order_relaxed);
+      if (last(others) - first(others) <= most) continue;
+      most = last(others) - first(others), fullest = share, rest = others;
+    }
+    if (most == 0) return {0, 0};
+    if (rests_[fullest].chunks.compare_exchange_weak(rest, pack(first(rest), last(rest) - 1), std::memory_order_relaxed))
+      return range(fullest, last(rest) - 1, last(rest));
+  }
+}
+
 Team::Team(int threads, const Interrupt& interrupt)
     : size_(threads), interrupt_(interrupt), last_poll_(std::chrono::steady_clock::now()) {
   while (!pool->turn.try_lock_for(kPollInterval)) {
