@@ -125,7 +125,7 @@ void Assignments::fit(int64_t experts, int64_t chosen_experts, int64_t d_model, 
 }
 
 int64_t Assignments::bytes() const {
-  return (memory_.size() + weights.size() + ids.size() + slots.size() + begins.size()) * static_cast<int64_t>(sizeof(float));
+  return (memory_.size() + weights.size() + ids.size() + slots.size() + begins.size()) * static_cast<int64_t>(sizeof(float)) + once.bytes();
 }
 
 void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const Linear& router, const Choice& choice,
@@ -138,10 +138,16 @@ void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& q
   });
   place(count, rows, a);
   const int64_t grain = 1 + 32768 / (d_model * a.chosen);
-  team.split(rows, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin * a.chosen; i < end * a.chosen; ++i)
-      std::memcpy(a.copies.row(a.slots[i]), h.row(i / a.chosen), static_cast<size_t>(d_model) * sizeof(float));
-  });
+  const WeightFormat& format = experts.front().gate_proj.format();
+  if (format.quantized() || format.rounds()) {
+    a.once.convert(team, kernels, h, rows, d_model, format);
+    quantized.spread(team, a.once, a.slots.data(), a.chosen);
+  } else {
+    team.split(rows, grain, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin * a.chosen; i < end * a.chosen; ++i)
+        std::memcpy(a.copies.row(a.slots[i]), h.row(i / a.chosen), static_cast<size_t>(d_model) * sizeof(float));
+    });
+  }
 
   a.gated.clear();
   a.down.clear();
@@ -154,11 +160,8 @@ void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& q
     a.down.push_back(product(expert.down_proj, gate, copies, in));
     a.gated.back().gate.quantized_begin = a.gated.back().up.quantized_begin = a.down.back().quantized_begin = begin;
   }
-  const WeightFormat& format = experts.front().gate_proj.format();
-  const int64_t copies = rows * a.chosen;
-  quantized.convert(team, kernels, a.copies, copies, d_model, format);
   multiply_gated(team, kernels, quantized, a.gated);
-  quantized.convert(team, kernels, a.gate, copies, experts.front().down_proj.depth(), format);
+  quantized.convert(team, kernels, a.gate, rows * a.chosen, experts.front().down_proj.depth(), format);
   multiply(team, kernels, quantized, a.down);
 
   team.split(rows, grain, [&](int64_t begin, int64_t end, int) {

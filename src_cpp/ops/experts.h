@@ -36,7 +36,8 @@ class Assignments {
 
   int64_t chosen = 0;
   Rows logits{}, scores{};       // [rows, experts] of the router, and what the choice goes by
-  Rows copies{};                 // [rows * chosen, d_model] inputs of the experts, then their outputs
+  Rows copies{};                 // [rows * chosen, d_model] inputs of the experts that multiply float32, then the outputs of all
+  QuantizedRows once;            // [rows, d_model] inputs of the others, before they are spread
   Rows gate{}, up{};             // [rows * chosen, hidden]
   AlignedArray<int32_t> ids;     // [rows, chosen]
   AlignedArray<float> weights;   // [rows, chosen]

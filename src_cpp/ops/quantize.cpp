@@ -79,14 +79,33 @@ void QuantizedRows::convert(Team& team, const KernelTable& kernels, Rows x, int6
   if (format.rounds()) round(team, kernels, x, rows, width);
 }
 
-void QuantizedRows::fit(int64_t rows, int64_t row_bytes) {
+void QuantizedRows::fit(int64_t rows, int64_t row_bytes, int64_t groups) {
   stride_ = static_cast<ptrdiff_t>(round_up(row_bytes, 64) + 64);  // not a multiple of 4 KiB
   rows_ = static_cast<ptrdiff_t>(rows);
+  groups_ = static_cast<ptrdiff_t>(groups);
   if (rows * stride_ > codes_.size()) codes_ = AlignedArray<int8_t>(rows * stride_);
+  if (rows * groups > scales_.size()) {
+    scales_ = AlignedArray<float>(rows * groups);
+    sums_ = AlignedArray<int32_t>(rows * groups);
+  }
+}
+
+void QuantizedRows::spread(Team& team, const QuantizedRows& others, const int32_t* slots, int64_t copies) {
+  fit(others.rows_ * copies, others.stride_ - 64, others.groups_);
+  team.split(others.rows_, 1 + 131072 / (others.stride_ * copies), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin * copies; i < end * copies; ++i) {
+      const int64_t from = i / copies, to = slots[i];
+      std::memcpy(codes_.data() + to * stride_, others.row(from), static_cast<size_t>(stride_));
+      for (int64_t g = 0; g < groups_; ++g) {
+        scales_[g * rows_ + to] = others.scales(g)[from];
+        sums_[g * rows_ + to] = others.sums(g)[from];
+      }
+    }
+  });
 }
 
 void QuantizedRows::round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width) {
-  fit(rows, kernels.gemm_bf16 ? round_up(width, 2) * 2 : width * 4);
+  fit(rows, kernels.gemm_bf16 ? round_up(width, 2) * 2 : width * 4, 0);
   team.split(rows, 1 + 32768 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       int8_t* out = codes_.data() + r * stride_;
@@ -97,12 +116,8 @@ void QuantizedRows::round(Team& team, const KernelTable& kernels, Rows x, int64_
 }
 
 void QuantizedRows::quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group) {
-  const int64_t whole = round_up(width, group), groups = whole / group;
-  fit(rows, whole);
-  if (rows * groups > scales_.size()) {
-    scales_ = AlignedArray<float>(rows * groups);
-    sums_ = AlignedArray<int32_t>(rows * groups);
-  }
+  const int64_t whole = round_up(width, group);
+  fit(rows, whole, whole / group);
   team.split(rows, 1 + 32768 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r)
       kernels.quantize_q8(x.row(r), codes_.data() + r * stride_, scales_.data() + r, sums_.data() + r, rows_, static_cast<int>(width),

@@ -22,6 +22,9 @@ class QuantizedRows {
   // Converts x [rows, width] for weights of a format, nothing for those that multiply float32; every row by itself.
   void convert(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format);
 
+  // Row slots[i * copies + n] is row i of others, for n < copies.
+  void spread(Team& team, const QuantizedRows& others, const int32_t* slots, int64_t copies);
+
   // Integers; and bfloat16, in pairs where the kernels have gemm_bf16, as float32 where not.
   const int8_t* row(int64_t i) const { return codes_.data() + i * stride_; }
   const uint16_t* pairs(int64_t i) const { return reinterpret_cast<const uint16_t*>(row(i)); }
@@ -35,9 +38,9 @@ class QuantizedRows {
  private:
   void quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group);
   void round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width);
-  void fit(int64_t rows, int64_t row_bytes);
+  void fit(int64_t rows, int64_t row_bytes, int64_t groups);
 
-  ptrdiff_t stride_ = 0, rows_ = 0;
+  ptrdiff_t stride_ = 0, rows_ = 0, groups_ = 0;
   AlignedArray<int8_t> codes_;   // [rows, stride]
   AlignedArray<float> scales_;   // [groups, rows]: those of a tile of rows lie side by side
   AlignedArray<int32_t> sums_;   // [groups, rows]
