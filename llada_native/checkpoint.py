@@ -317,7 +317,7 @@ class RandomWeights:
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         self.config, self.seed = config, seed
-        self.name = f"random-{seed}"
+        self.name = f"{config}/random-{seed}"  # like a folder's, so that shapes do not share a packed file
 
     def fingerprint(self) -> list[Any]:
         return ["random", self.seed]

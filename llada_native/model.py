@@ -58,7 +58,7 @@ class LLaDAForCausalLM:
         sums; then the embedding is bfloat16 and the head int8. "float16" refuses weights above 65504.
     group_size : {32, 64, 128}, optional
         Weights of an output channel that share a scale, for int8 and int4: fewer are more exact, more are faster and smaller. Default 64;
-        of a GGUF file 32, as in its own blocks.
+        of a GGUF file 32, as in its own blocks. Other dtypes have no scales, whatever is given.
     backend : {"native", "reference", "placeholder"}
         The C++ engine; NumPy in float64: the same answers, slowly; or pseudo-logits without weights, for trying out the wiring.
     num_threads : int, optional

@@ -125,9 +125,13 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, capsys, text):
 
 
 def test_files_that_are_in_the_way(tmp_path, capsys):
-    (tmp_path / "in.jsonl").write_text('"a"\n')
-    assert cli.main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "in.jsonl")]) == 1
-    assert "is IN as well as OUT" in capsys.readouterr().err
+    source, link = tmp_path / "in.jsonl", tmp_path / "link.jsonl"
+    source.write_text('"a"\n')
+    link.symlink_to(source)
+    for out in (source, link):
+        assert cli.main(["batch", str(source), str(out)]) == 1
+        assert f"OUT: expected another file than {source}, which is read, found {out}" in capsys.readouterr().err
+    assert source.read_text() == '"a"\n'
     assert cli.main(["batch", str(tmp_path / "none.jsonl"), str(tmp_path / "new.jsonl")]) == 1
     assert not (tmp_path / "new.jsonl").exists()
 

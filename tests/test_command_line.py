@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -84,12 +85,39 @@ def test_help_has_examples_that_parse(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([name, "--help"])
     text = capsys.readouterr().out
-    assert stopped.value.code == 0 and EXIT_CODES in text
+    assert stopped.value.code == 0 and " ".join(EXIT_CODES.split()) in " ".join(text.split())
     lines = [line.strip() for line in text.partition("examples:\n")[2].partition("\n\n")[0].splitlines()]
     assert any(f"llada-native {name}" in line for line in lines)
     for line in lines:
         words = shlex.split(re.sub(r"\(|\)", "", line.split("llada-native ", 1)[1].split(" > ")[0].split(" < ")[0]))
         cli.build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("width", [80, 96, 160])  # at 96 "--batch-size" meets the end of a line
+@pytest.mark.parametrize("name", NAMES)
+def test_help_has_one_width(name, width, monkeypatch, capsys):
+    """That of the terminal, which argparse leaves two columns of: paragraphs fill it, and what is indented below them may be wider."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    described, _, epilog = capsys.readouterr().out.partition("\n\n")[2].partition("examples:\n")
+    paragraphs = [line for line in epilog.splitlines() if not line.startswith(" ")]
+    assert max(map(len, [*described.splitlines(), *paragraphs])) <= width - 2
+    for line, following in pairwise(paragraphs):
+        assert not (line and following) or (len(f"{line} {following.split()[0]}") > width - 2 and not line.endswith("-")), line
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["generate", "--gen-lenth", "5", "x"], "--gen-lenth (did you mean --gen-length?); see llada-native generate --help"),
+    (["generate", "x", "--temprature=1", "--prest"],
+     "--temprature=1 --prest (did you mean --temperature, --preset?); see llada-native generate --help"),
+    (["infill", "--gen-lenth", "5", "x"], "--gen-lenth; see llada-native infill --help"),  # it has no such option
+    (["convert", "a", "b", "c"], "c; see llada-native convert --help"),
+    (["--vresion", "info"], "--vresion (did you mean --version?); see llada-native --help")])
+def test_unknown_options_name_the_nearest(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert (stopped.value.code, capsys.readouterr().err) == (2, f"llada-native: unrecognized arguments: {message}\n")
 
 
 @pytest.mark.parametrize("arguments", [["generate", "--temperature", "-1", "x"], ["generate", "--temperature", "nan", "x"],

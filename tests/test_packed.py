@@ -163,6 +163,16 @@ def test_random_models_have_packed_files_too(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_random_models_of_two_shapes_keep_their_files(tmp_path):
+    def loaded():
+        for layers in (1, 2):
+            LLaDAForCausalLM.random(folders.config(n_layers=layers), "int4", cache_dir=tmp_path).close()
+        return {file.name: file.stat().st_ino for file in tmp_path.iterdir()}
+
+    first = loaded()
+    assert len(first) == 2 and all(name.startswith("random-0-") for name in first) and loaded() == first
+
+
 def test_not_a_path(folder):
     with pytest.raises(TypeError, match="cache_dir: expected a folder's path, found 3"):
         load(folder, cache_dir=3)

@@ -365,6 +365,21 @@ def test_command_errors(tmp_path, capsys, arguments, code, message):
     assert message in error and error.count("\n") == 1 and not (tmp_path / "page.html").exists()
 
 
+def test_command_overwrites_no_record(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    one, other = (tmp_path / name for name in ("one.trace", "other.trace"))
+    trace = tiny.generate([1, 2, 3], gen_length=8, block_length=8).trace
+    for path in (one, other):
+        trace.save(path)
+    (tmp_path / "link").symlink_to(other)
+    (tmp_path / "second").hardlink_to(other)
+    kept = other.read_bytes()
+    for out in (other, "other.trace", tmp_path / "link", tmp_path / "second"):
+        assert cli.main(["replay", str(one), str(other), "-o", str(out)]) == 1
+        assert capsys.readouterr().err == f"llada-native: --out: expected another file than {other}, which is read, found {out}\n"
+    assert other.read_bytes() == kept
+
+
 # ---- how a run was decoded, in words
 
 @pytest.mark.parametrize(("options", "wanted"), [

@@ -399,8 +399,10 @@ def test_the_command_has_a_key(tmp_path):
     (["--cors-origin", "app.example"], "--cors-origin: expected one like https://app.example.org, or *, found 'app.example'"),
     (["--cors-origin", "https://app.example/"], "--cors-origin: expected one like"),
     (["--api-key-file", sys.executable], f"{sys.executable}: expected a key of visible ASCII characters"),
-    (["--api-key-file", "/nowhere"], "/nowhere"), (["--model", "/nowhere", "--port", "0"], "/nowhere")])
-def test_the_command_refuses(capsys, arguments, message):
+    (["--api-key-file", "/nowhere"], "/nowhere"), (["--model", "/nowhere", "--port", "0"], "/nowhere"),
+    (["--preset", "speed", "--port", "0"], "preset: expected one of 'reference', 'balanced', 'fast', found 'speed'")])
+def test_the_command_refuses(capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("llada_native.server.command.serve", lambda *_: None)
     assert cli.main(["serve", *arguments]) in (1, 2)
     assert message in capsys.readouterr().err
 

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,11 +37,28 @@ class InputError(LladaError):
     """What was to be read is not there or not what was expected."""
 
 
+class Help(argparse.HelpFormatter):
+    """Lines of a text are paragraphs, as wide as the help of options; those that are indented stand as they were written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width, break_on_hyphens=False)
+                         for line in text.splitlines())
+
+
 class Parser(argparse.ArgumentParser):
     """One whose errors are one line, and whose examples stand as they were written."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **arguments)
+        super().__init__(formatter_class=Help, **arguments)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Unknown arguments are refused here, by the command that has the options they may have been meant for."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = [name for action in self._actions for name in action.option_strings]
+            meant = [name for text in unknown for name in get_close_matches(text.partition("=")[0], options, 1, 0.7)]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f" (did you mean {', '.join(meant)}?)" if meant else ""))
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"llada-native: {' '.join(message.split())}; see {self.prog} --help\n")
@@ -183,6 +203,15 @@ def add_live(parser: argparse.ArgumentParser, help: str, default: bool | None = 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+# ---- files
+
+def check_out(name: str, out: str, sources: Iterable[str]) -> None:
+    """Raises InputError where a file to write is one of those to read, by whatever path."""
+    for source in sources:
+        if os.path.exists(out) and os.path.exists(source) and os.path.samefile(out, source):
+            raise InputError(f"{name}: expected another file than {source}, which is read, found {out}")
 
 
 # ---- prompts

@@ -25,11 +25,11 @@ LONGEST_LINE = 1 << 24  # bytes
 RECORD = b'{"id": '  # how every line of OUT begins
 SYNC = 1.0  # seconds between two that are forced to the disk
 MORE = """\
-A line of IN is a prompt ("text"), or an object with "prompt" (text) or "messages" (a list of role and content), and "id", "seed" and
-options of generate as they like: {"id": 7, "prompt": "What is diffusion?", "gen_length": 64}. A line of OUT is an object with "id" (that
-of the line, or its number), "text", "finish_reason" and "tokens"; or "id" and "error". Lines of OUT have the order of IN. Started again,
-the command leaves out what OUT has. With --seed N line n draws with the seed N + n - 1 unless it has its own. The answers do not depend on
---batch-size. The exit code is 1 if lines were refused.
+A line of IN is a prompt ("text"), or an object with "prompt" (text) or "messages" (a list of role and content), and "id", "seed" and \
+options of generate as they like: {"id": 7, "prompt": "What is diffusion?", "gen_length": 64}. A line of OUT is an object with "id" (that \
+of the line, or its number), "text", "finish_reason" and "tokens"; or "id" and "error". Lines of OUT have the order of IN. Started again, \
+the command leaves out what OUT has. With --seed N line n draws with the seed N + n - 1 unless it has its own. The answers do not depend \
+on --batch-size. The exit code is 1 if lines were refused.
 """
 
 
@@ -71,8 +71,8 @@ def run(a: argparse.Namespace) -> int:
         model = stack.enter_context(arguments.open_model(a))
         model.options(**given)
         source = _standard_input() if a.source == "-" else stack.enter_context(Path(a.source).open("rb"))
-        if a.out != "-" and a.source != "-" and Path(a.out).exists() and os.path.samefile(a.source, a.out):
-            raise InputError(f"{a.out}: is IN as well as OUT")
+        if "-" not in (a.source, a.out):
+            arguments.check_out("OUT", a.out, [a.source])
         out = Output(a.out)
         stack.callback(out.close)
         bar = stack.enter_context(Bar("answering"))

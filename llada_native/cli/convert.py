@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
         "llada-native convert path/to/LLaDA-8B-Instruct llada-8b-int4 --dtype int4",
         'llada-native generate --model llada-8b-int4 "What is diffusion?"',
         more="The folder holds the weights as this machine's kernels want them. It needs nothing of SOURCE afterwards, and another kind of "
-             "processor\nneeds a folder of its own (--isa). It appears whole or not at all.\n")
+             "processor needs a folder of its own (--isa). It appears whole or not at all.\n")
     parser.add_argument("source", metavar="SOURCE", help="checkpoint folder, GGUF file, or repository of the Hugging Face hub")
     parser.add_argument("out", metavar="OUT", help="folder to write")
     arguments.add_weights(parser)

@@ -27,5 +27,6 @@ def add(commands: Any) -> None:
 def run(a: argparse.Namespace) -> int:
     if len(a.trace) > MOST_RUNS:
         raise ValueError(f"trace: expected 1 to {MOST_RUNS} files, found {len(a.trace)}")
+    arguments.check_out("--out", a.out, a.trace)
     save_html([Trace.load(path) for path in a.trace], a.out, names=a.name, drafts=a.drafts)
     return EXIT_OK

@@ -45,6 +45,7 @@ def run(a: argparse.Namespace) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO)
     with listener, open_model(a) as model:
+        model.options(**settings.defaults)  # a preset is of some models
         scheduler = Scheduler(model, a.max_requests, max_waiting=a.max_waiting)
         if not _local(a.host) and settings.api_key is None:
             logger.warning("listening on %s without a key: whoever reaches this machine may ask", a.host)
