@@ -27,6 +27,7 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         const uint16_t* a
         ptrdiff_t a_stride
         const uint16_t* w
+        ptrdiff_t w_stride
         float* c
         ptrdiff_t c_stride
         int rows, depth, accumulate

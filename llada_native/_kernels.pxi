@@ -65,7 +65,7 @@ cdef class Kernels:
         if ((2 * w.shape[0], w.shape[1], w.shape[2]) != (a.shape[1], self.table.panel, 2)
                 or (c.shape[0], c.shape[1]) != (a.shape[0], self.table.panel)):
             raise ValueError("gemm_bf16: shapes that do not fit each other")
-        tile.a, tile.a_stride, tile.w = &a[0, 0], a.shape[1], &w[0, 0, 0]
+        tile.a, tile.a_stride, tile.w, tile.w_stride = &a[0, 0], a.shape[1], &w[0, 0, 0], 2 * w.shape[1]
         tile.c, tile.c_stride, tile.rows, tile.depth, tile.accumulate = &c[0, 0], c.shape[1], a.shape[0], a.shape[1], accumulate
         self.table.gemm_bf16(tile)
 

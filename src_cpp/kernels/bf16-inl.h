@@ -38,42 +38,19 @@ void round_pairs(const float* x, uint16_t* out, int n) {
 
 #ifdef LLADA_BF16
 
-// Rows x one panel: as gemm_tile of floats, two depths at a time.
-template <int Rows>
-void bf16_tile(const Bf16Tile& t, int first, const Ahead& ahead) {
-  constexpr int kVectors = Tiling::kVectors, kVectorPairs = Vec::kLanes * 2;
-  const uint16_t* a = t.a + first * t.a_stride;
-  const uint16_t* w = t.w;
-  float* c = t.c + first * t.c_stride;
-  Vec acc[Rows][kVectors];
-  for (int r = 0; r < Rows; ++r)
-    for (int j = 0; j < kVectors; ++j) acc[r][j] = zero();
-  const char* next = ahead.bytes > 0 ? ahead.data : reinterpret_cast<const char*>(w);
-  const ptrdiff_t step = ahead.bytes / (t.depth / 2);
-  for (int k = 0; k < t.depth; k += 2, w += kVectors * kVectorPairs, next += step) {
-    prefetch(next);
-    if (step > kLine) prefetch(next + kLine);
-    IntVec weight[kVectors];
-    for (int j = 0; j < kVectors; ++j) weight[j] = load_bytes(reinterpret_cast<const uint8_t*>(w + j * kVectorPairs));
-    for (int r = 0; r < Rows; ++r) {
-      int32_t pair;
-      memcpy(&pair, a + r * t.a_stride + k, sizeof pair);
-      const IntVec x = splat(pair);
-      for (int j = 0; j < kVectors; ++j) add_pair(acc[r][j], weight[j], x);
-    }
+struct Bf16Product {
+  using Element = uint16_t;
+  static constexpr int kDepth = 2;
+  static IntVec weights(const uint16_t* w) { return load_bytes(reinterpret_cast<const uint8_t*>(w)); }
+  static IntVec factors(const uint16_t* a) {
+    int32_t pair;
+    memcpy(&pair, a, sizeof pair);
+    return splat(pair);
   }
-  for (int r = 0; r < Rows; ++r) {
-    for (int j = 0; j < kVectors; ++j) {
-      float* p = c + r * t.c_stride + j * Vec::kLanes;
-      store(p, t.accumulate ? add(load(p), acc[r][j]) : acc[r][j]);
-    }
-  }
-}
+  static Vec add_product(Vec sum, IntVec weights, IntVec factors) { return add_bf16_products(sum, weights, factors); }
+};
 
-void gemm_bf16(const Bf16Tile& tile) {
-  for_each_row_tile<Tiling::kRows>(tile.rows, tile.ahead,
-                                   [&](auto count, int first, const Ahead& ahead) { bf16_tile<count.value>(tile, first, ahead); });
-}
+void gemm_bf16(const Bf16Tile& tile) { gemm<Bf16Product>(tile); }
 
 #else
 

@@ -28,27 +28,35 @@ static_assert(kPanel <= kMaxPanel && kKeyBlock % kPanel == 0 && kMaxHeadDim % kP
 
 // ---- matrix product
 
+struct FloatProduct {
+  using Element = float;
+  static constexpr int kDepth = 1;  // depths at a time
+  static Vec weights(const float* w) { return load(w); }
+  static Vec factors(const float* a) { return broadcast(*a); }
+  static Vec add_product(Vec sum, Vec weights, Vec factors) { return fma(factors, weights, sum); }
+};
+
 // Rows x one panel. Every accumulator is one chain over the depth, so a row's bits do not depend on Rows.
-template <int Rows>
-void gemm_tile(const FloatTile& t, int first, Ahead ahead) {
-  constexpr int kVectors = Tiling::kVectors;
-  const float* a = t.a + first * t.a_stride;
-  const float* w = t.w;
+template <class Product, int Rows>
+void gemm_tile(const llada::GemmTile<typename Product::Element>& t, int first, Ahead ahead) {
+  constexpr int kVectors = Tiling::kVectors, kDepth = Product::kDepth;
+  const auto* a = t.a + first * t.a_stride;
+  const auto* w = t.w;
   float* c = t.c + first * t.c_stride;
   Vec acc[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) acc[r][j] = zero();
   // Without anything ahead it is w, which is there: an unmapped address would be looked up each time.
   const char* next = ahead.bytes > 0 ? ahead.data : reinterpret_cast<const char*>(w);
-  const ptrdiff_t step = ahead.bytes / t.depth;
-  for (int k = 0; k < t.depth; ++k, w += t.w_stride, next += step) {
+  const ptrdiff_t step = ahead.bytes / (t.depth / kDepth);
+  for (int k = 0; k < t.depth; k += kDepth, w += t.w_stride, next += step) {
     prefetch(next);
     if (step > kLine) prefetch(next + kLine);
-    Vec weight[kVectors];
-    for (int j = 0; j < kVectors; ++j) weight[j] = load(w + j * Vec::kLanes);
+    decltype(Product::weights(w)) weights[kVectors];
+    for (int j = 0; j < kVectors; ++j) weights[j] = Product::weights(w + j * Vec::kLanes * kDepth);
     for (int r = 0; r < Rows; ++r) {
-      const Vec x = broadcast(a[r * t.a_stride + k]);
-      for (int j = 0; j < kVectors; ++j) acc[r][j] = fma(x, weight[j], acc[r][j]);
+      const auto x = Product::factors(a + r * t.a_stride + k);
+      for (int j = 0; j < kVectors; ++j) acc[r][j] = Product::add_product(acc[r][j], weights[j], x);
     }
   }
 #ifdef __aarch64__  // while a loop over acc is left, here of four vectors a row, GCC 12 stores the accumulators at every depth
@@ -98,10 +106,14 @@ void for_each_row_tile(int rows, const Ahead& ahead, const F& f) {
   }
 }
 
-void gemm_f32(const FloatTile& tile) {
-  for_each_row_tile<Tiling::kRows>(tile.rows, tile.ahead,
-                                   [&](auto count, int first, const Ahead& ahead) { gemm_tile<count.value>(tile, first, ahead); });
+template <class Product>
+void gemm(const llada::GemmTile<typename Product::Element>& tile) {
+  for_each_row_tile<Tiling::kRows>(tile.rows, tile.ahead, [&](auto count, int first, const Ahead& ahead) {
+    gemm_tile<Product, count.value>(tile, first, ahead);
+  });
 }
+
+void gemm_f32(const FloatTile& tile) { gemm<FloatProduct>(tile); }
 
 int64_t multiply_add(int64_t rounds, float* sink) {
 #ifdef __aarch64__

@@ -55,11 +55,12 @@ struct Ahead {
   const float* scales = nullptr;  // [groups][panel] of quantised weights: those of the same block
 };
 
-// One block of a float product: c[rows, panel] = a[rows, depth] . w[depth, panel]
-struct FloatTile {
-  const float* a;      // [rows, depth], row stride a_stride
+// One block of a product of floats: c[rows, panel] = a[rows, depth] . w[depth, panel]
+template <class Element>
+struct GemmTile {
+  const Element* a;    // [rows, depth], row stride a_stride
   ptrdiff_t a_stride;
-  const float* w;      // [depth, panel], row stride w_stride
+  const Element* w;    // [depth, panel], row stride w_stride
   ptrdiff_t w_stride;
   float* c;            // [rows, panel], row stride c_stride
   ptrdiff_t c_stride;
@@ -68,20 +69,12 @@ struct FloatTile {
   int accumulate;      // add to c
   Ahead ahead;
 };
+using FloatTile = GemmTile<float>;
 
-// The same of bfloat16 numbers in pairs, two depths of a row or channel in 32 bits, the first in the upper half. Products are exact and
-// added as float32 in the order of the depth: the bits of gemm_f32, but that factors and sums below 2^-126 count as zeros.
-struct Bf16Tile {
-  const uint16_t* a;   // [rows, depth], row stride a_stride
-  ptrdiff_t a_stride;
-  const uint16_t* w;   // [depth / 2][panel][2]
-  float* c;            // [rows, panel], row stride c_stride
-  ptrdiff_t c_stride;
-  int rows;
-  int depth;           // even
-  int accumulate;      // add to c
-  Ahead ahead;
-};
+// Of bfloat16 numbers in pairs, two depths of a row or channel in 32 bits, the first in the upper half: the depth is even, w is
+// [depth / 2][panel][2], and its stride is that of pairs. Products are exact and added as float32 in the order of the depth: the bits of
+// gemm_f32, but that factors and sums below 2^-126 count as zeros.
+using Bf16Tile = GemmTile<uint16_t>;
 
 // One block of a product of quantised matrices: c[rows, panel] = sum over groups of
 //   x_scale[row, group] w_scale[group, channel] sum over depth of x[row, depth] (w[depth, channel] - zero)

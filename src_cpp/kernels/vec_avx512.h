@@ -79,7 +79,7 @@ inline IntVec add32(IntVec a, IntVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
 #ifdef LLADA_BF16
 
 // vdpbf16ps: the product of the upper halves added to a float32, then that of the lower halves.
-inline void add_pair(Vec& sum, IntVec weight, IntVec pair) { sum.v = _mm512_dpbf16_ps(sum.v, (__m512bh)weight.v, (__m512bh)pair.v); }
+inline Vec add_bf16_products(Vec sum, IntVec a, IntVec b) { return {_mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v)}; }
 
 #endif
 

@@ -47,8 +47,8 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   const int64_t count = std::min(depth_block(kernels, p), p.weight->depth() - k);
   const int64_t row = p.quantized_begin + first;
   if (p.weight->paired()) {
-    kernels.gemm_bf16({quantized.pairs(row) + k, quantized.stride() / 2, p.weight->pairs(panel, k), out, out_stride,
-                       static_cast<int>(rows), static_cast<int>(round_up(count, 2)), accumulate, ahead});
+    kernels.gemm_bf16({quantized.pairs(row) + k, quantized.stride() / 2, p.weight->pairs(panel, k), kernels.panel * 2, out,
+                       out_stride, static_cast<int>(rows), static_cast<int>(round_up(count, 2)), accumulate, ahead});
     return;
   }
   if (!p.weight->format().quantized()) {
