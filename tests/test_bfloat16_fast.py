@@ -117,6 +117,16 @@ def test_a_layer_is_the_product_of_rounded_numbers(kernels, isa, channels, depth
         np.testing.assert_allclose(added, found + 1, atol=8 * EPS * float(tolerance.max() / EPS + 1))
 
 
+@pytest.mark.parametrize(("channels", "depth"), [(1, 1), (31, 301)])
+def test_nothing_lies_behind_an_odd_depth(isa, channels, depth):
+    """What was in memory before is not multiplied: there were NaNs."""
+    for _ in range(5):
+        _native.PackedLinear(np.full((channels, depth + 1), np.nan, np.float32), "bfloat16_fast", isa)
+        out = np.empty((1, channels), np.float32)
+        _native.PackedLinear(np.ones((channels, depth), np.float32), "bfloat16_fast", isa)(np.ones((1, depth), np.float32), out)
+        assert (out == depth).all()
+
+
 def test_subnormal_factors_are_zeros(isa):
     """As the processor's instruction takes them, in every build: 2^100 would make them seen."""
     small, large = np.float32(2.0**-127), np.float32(2.0**100)
