@@ -59,7 +59,7 @@ asan:
 	tar --exclude='*.so' -c llada_native | tar -x -C build/asan/lib && cp -r include build/asan/lib/llada_native/
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/asan/lib $(PYTHON) -m pytest --import-mode=importlib -m "not slow and not resident" \
-	  tests/test_kernels.py tests/test_bfloat16_fast.py tests/test_quantized.py tests/test_packed.py \
+	  tests/test_kernels.py tests/test_quantized.py tests/test_bfloat16_fast.py tests/test_packed.py \
 	  tests/test_forward.py tests/test_moe.py tests/test_llada2.py tests/test_llada2_folders.py tests/test_dream.py \
 	  tests/test_block_causal.py \
 	  tests/test_gguf.py tests/test_gguf_families.py tests/test_gguf_tokenizer.py tests/test_gguf_keys.py tests/test_gguf_containers.py \

@@ -1,11 +1,13 @@
 """Products of bfloat16 with bfloat16: their rounding, and the bits of float32 arithmetic on rounded numbers in every build."""
 import folders
+import llada2
 import ml_dtypes
 import numpy as np
 import oracle
 import pytest
 
 from llada_native import LLaDAForCausalLM, _native
+from llada_native.loading import weight_bytes
 
 EPS = np.finfo(np.float32).eps
 BLOCK = 512  # depths of one chain of sums
@@ -117,6 +119,16 @@ def test_a_layer_is_the_product_of_rounded_numbers(kernels, isa, channels, depth
         np.testing.assert_allclose(added, found + 1, atol=8 * EPS * float(tolerance.max() / EPS + 1))
 
 
+@pytest.mark.parametrize(("channels", "depth"), [(1, 1), (31, 301)])
+def test_nothing_lies_behind_an_odd_depth(isa, channels, depth):
+    """What was in memory before is not multiplied: there were NaNs."""
+    for _ in range(5):
+        _native.PackedLinear(np.full((channels, depth + 1), np.nan, np.float32), "bfloat16_fast", isa)
+        out = np.empty((1, channels), np.float32)
+        _native.PackedLinear(np.ones((channels, depth), np.float32), "bfloat16_fast", isa)(np.ones((1, depth), np.float32), out)
+        assert (out == depth).all()
+
+
 def test_subnormal_factors_are_zeros(isa):
     """As the processor's instruction takes them, in every build: 2^100 would make them seen."""
     small, large = np.float32(2.0**-127), np.float32(2.0**100)
@@ -153,3 +165,29 @@ def test_a_model_is_near_the_exact_one(tmp_path, isa, tied, d_model):
     model = LLaDAForCausalLM.from_pretrained(tmp_path, dtype="bfloat16_fast", isa=isa)
     error = np.linalg.norm(model.forward(ids) - wanted) / np.linalg.norm(wanted)
     assert model.dtype == "bfloat16_fast" and 1e-4 < error < 1e-2, error
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_head_rounds_its_rows(tmp_path, isa, tied):
+    """A model whose layers add nothing: logits are the head times the rounded norm of the embedding."""
+    config = folders.config(weight_tying=tied)
+    tensors = {n: t.astype(ml_dtypes.bfloat16).astype(np.float32) for n, t in folders.tensors(config).items()}
+    for name, tensor in tensors.items():
+        if name.endswith(("attn_out.weight", "blocks.0.ff_out.weight", "blocks.1.ff_out.weight")):
+            tensor[:] = 0
+    folders.write(tmp_path, config, tensors)
+    ids, embedding = np.arange(50), tensors["model.transformer.wte.weight"]
+    h = embedding[ids].astype(float)
+    h = (h / np.sqrt((h**2).mean(1, keepdims=True) + config["rms_norm_eps"]) * tensors["model.transformer.ln_f.weight"]).astype(np.float32)
+    head = embedding if tied else tensors["model.transformer.ff_out.weight"]
+    found = LLaDAForCausalLM.from_pretrained(tmp_path, dtype="bfloat16_fast", isa=isa).forward(ids)
+    wanted, tolerance = rounded(h).astype(float) @ head.astype(float).T, (len(h[0]) + 1) * EPS * (np.abs(rounded(h)) @ np.abs(head).T)
+    assert (np.abs(found - wanted) <= tolerance).all()
+
+
+@pytest.mark.parametrize("config", [folders.config(), folders.config(weight_tying=True), llada2.config()])
+def test_memory_is_that_of_bfloat16(config):
+    """Routers stay float32; the embedding is bfloat16."""
+    one, other = (LLaDAForCausalLM.random(config, dtype) for dtype in ("bfloat16", "bfloat16_fast"))
+    assert one.memory()["weights"] == other.memory()["weights"]
+    assert weight_bytes(one.config, "bfloat16", 64) == weight_bytes(other.config, "bfloat16_fast", 64)

@@ -249,6 +249,13 @@ def test_other_groups_are_quantised_anew(tmp_path):
     assert np.array_equal(one.forward(IDS), other.forward(IDS))
 
 
+@pytest.mark.parametrize("kind", ["BF16", "Q8_0", "Q4_0", "Q4_K"])
+def test_floats_are_made_of_integers(tmp_path, kind):
+    path, folder = gguf_files.pair(tmp_path, kind)
+    one, other = (LLaDAForCausalLM(p, dtype="bfloat16_fast") for p in (path, folder))
+    assert one.dtype == "bfloat16_fast" and np.array_equal(one.forward(IDS), other.forward(IDS))
+
+
 def test_an_8_bit_value_that_the_engine_has_not(tmp_path):
     """-128, which no program writes: its rows are quantised anew, and the model still answers."""
     config = gguf_files.config(n_layers=1)

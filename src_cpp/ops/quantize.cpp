@@ -80,7 +80,7 @@ void QuantizedRows::convert(Team& team, const KernelTable& kernels, Rows x, int6
 }
 
 void QuantizedRows::fit(int64_t rows, int64_t row_bytes, int64_t groups) {
-  stride_ = static_cast<ptrdiff_t>(round_up(row_bytes, 64) + 64);  // not a multiple of 4 KiB
+  stride_ = static_cast<ptrdiff_t>(round_up(row_bytes, 128) + 64);  // odd in cache lines, as row_stride
   rows_ = static_cast<ptrdiff_t>(rows);
   groups_ = static_cast<ptrdiff_t>(groups);
   if (rows * stride_ > codes_.size()) codes_ = AlignedArray<int8_t>(rows * stride_);

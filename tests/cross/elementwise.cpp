@@ -67,6 +67,30 @@ void narrow(const KernelTable& table, const KernelTable& scalar) {
   }
 }
 
+// x is the upper half of a float32 and something below it: the nearest bfloat16 is that half or the next.
+void round(const KernelTable& table) {
+  Check check(table, "round_bf16");
+  constexpr int kAll = 4 << 16;
+  const uint32_t below[] = {0, 0x7fff, 0x8000, 0x8001};
+  for (int n : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, kAll}) {
+    check.at(text({{"n", n}}));
+    Buffer<float> x(n), wanted(n + n % 2), found(n);
+    Buffer<uint16_t> pairs(wanted.size(), 7);
+    for (int i = 0; i < n; ++i) {
+      const uint32_t half = static_cast<uint32_t>(n == kAll ? i / 4 : uniform(0, 0xffff)), bits = half << 16 | below[i % 4];
+      std::memcpy(x.data() + i, &bits, 4);
+      const float nearest = exact_bf16(static_cast<uint16_t>(half + (below[i % 4] > 0x8000 - half % 2)));
+      wanted[i] = std::isnan(x[i]) ? NAN : std::abs(nearest) < FLT_MIN ? std::copysign(0.0f, nearest) : nearest;
+    }
+    table.round_bf16(x.data(), found.data(), n);
+    table.round_pairs(x.data(), pairs.data(), n);
+    for (int i = 0; i < n; ++i) check.same(i, bits_of(found[i]), bits_of(wanted[i]));
+    for (int i = 0; i < wanted.size(); ++i) check.same(i, bits_of(exact_bf16(pairs[i ^ 1])), bits_of(wanted[i]));
+    check.guards(found);
+    check.guards(pairs);
+  }
+}
+
 void rms_norm(const KernelTable& table, const KernelTable& scalar) {
   Check check(table, "rms_norm_f32");
   for (const char* fill : kFills)
@@ -142,6 +166,7 @@ void elementwise(const KernelTable& table, const KernelTable& scalar) {
   widen(table, "widen_bf16", table.widen_bf16, exact_bf16);
   widen(table, "widen_f16", table.widen_f16, exact_f16);
   narrow(table, scalar);
+  round(table);
   rms_norm(table, scalar);
   silu(table, scalar);
   rope(table, scalar);
