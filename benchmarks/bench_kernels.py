@@ -78,6 +78,9 @@ class Gemm(_Product):
             w = rng.integers(1, 1 << bits, (depth // 4, kernels.panel, 4), np.uint8)
             sums = np.ascontiguousarray(x.reshape(self.rows, groups, -1).sum(2, dtype=np.int32).T)
             x_scales, w_scales = np.ones((groups, self.rows), np.float32), np.ones((groups, kernels.panel), np.float32)
+            if bits == 4:  # what a tile takes beside 4-bit weights: see QuantizedTile in src_cpp/kernels/table.h
+                x_scales *= 1.5 * 2**23
+                sums = x_scales.view(np.int32) - 8 * sums
             self.call = lambda: kernels.gemm_quantized(bits, x, x_scales, sums, w, w_scales, c)
             self.result = lambda: (c, x.astype(np.float64) @ (w.swapaxes(1, 2).reshape(depth, -1) - 2.0 ** (bits - 1)))
         self.operations = 2 * self.rows * depth * kernels.panel
@@ -113,7 +116,7 @@ class Elementwise(ShortCall):
     """Kernels that go through their input once, over 32 rows of LLaDA-8B as a single one: of its width, or of its MLP's for silu_mul."""
 
     params = (ISAS, ("rms_norm", "rope", "silu_mul", "widen_bf16", "widen_f16", "narrow_f16",
-                     *(f"quantize_q8-{group}" for group in GROUPS)))
+                     *(f"{kernel}-{group}" for kernel in ("quantize_q8", "quantize_q8_for_u4") for group in GROUPS)))
     param_names = ("isa", "kernel")
 
     def setup(self, isa, kernel):
@@ -155,10 +158,11 @@ class Elementwise(ShortCall):
             self.out, self.exact = halves, wide
             self.call = lambda: kernels.narrow_f16(x, halves.view(np.uint16))
         else:
-            group = int(kernel.partition("-")[2])
+            name, _, group = kernel.partition("-")
+            quantize, group = getattr(kernels, name), int(group)
             self.codes = np.ones(n, np.int8)
             self.scales, sums = np.ones(n // group, np.float32), np.ones(n // group, np.int32)
-            self.call = lambda: kernels.quantize_q8(x, self.codes, self.scales, sums, group)
+            self.call = lambda: quantize(x, self.codes, self.scales, sums, group)
             self.exact = wide
 
     def time_elementwise(self, *_):
@@ -177,7 +181,8 @@ class Elementwise(ShortCall):
         self.call()
         found = self.out
         if kernel.startswith("quantize"):
-            found = (self.codes.reshape(len(self.scales), -1) * self.scales[:, None].astype(np.float64)).reshape(-1)
+            scales = self.scales.astype(np.float64) / (1.5 * 2**23 if kernel.startswith("quantize_q8_for_u4") else 1)
+            found = (self.codes.reshape(len(scales), -1) * scales[:, None]).reshape(-1)
         return np.abs(found - self.exact).max() / np.abs(self.exact).max()
 
     track_error.version = "1"

@@ -71,7 +71,7 @@ cdef class Kernels:
 
     def gemm_quantized(self, int bits, const int8_t[:, ::1] x, const float[:, ::1] x_scales, const int32_t[:, ::1] x_sums,
                        const uint8_t[:, :, ::1] w, const float[:, ::1] w_scales, float[:, ::1] c, bint accumulate=False):
-        """x [rows, depth], x_scales and x_sums [groups, rows], w [depth / 4, panel, 4] or, of 4 bits and packed, [depth / 8, panel, 4],
+        """x [rows, depth], x_scales and x_sums [groups, rows] (of 4 bits: bases and starts), w [depth / 4, panel, 4] or, of 4 bits and packed, [depth / 8, panel, 4],
         w_scales [groups, panel], c [rows, panel]"""
         cdef int groups = x_scales.shape[0], panel = self.table.panel
         cdef bint packed = bits == 4 and w.shape[0] == x.shape[1] // 8
@@ -104,6 +104,9 @@ cdef class Kernels:
 
     def quantize_q8(self, const float[::1] x, int8_t[::1] q, float[::1] scales, int32_t[::1] sums, int group):
         self.table.quantize_q8(&x[0], &q[0], &scales[0], &sums[0], 1, x.shape[0], group)
+
+    def quantize_q8_for_u4(self, const float[::1] x, int8_t[::1] q, float[::1] bases, int32_t[::1] starts, int group):
+        self.table.quantize_q8_for_u4(&x[0], &q[0], &bases[0], &starts[0], 1, x.shape[0], group)
 
     def widen_bf16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_bf16(&x[0], &out[0], x.shape[0])

@@ -475,16 +475,20 @@ cdef class PackedLinear:
             team.reset(new cpp.Team(1, never))
             self.weight.get().load(team.get()[0], 0, rows, data, source)
 
-    def __call__(self, float[:, ::1] x, float[:, ::1] out, int threads=1, bint accumulate=False):
+    def __call__(self, float[:, :] x, float[:, :] out, int threads=1, bint accumulate=False):
+        """``out = x @ weight.T``, or added to out. Rows may lie apart, with their numbers side by side."""
         if x.shape[1] != self.shape[1] or out.shape[1] != self.shape[0] or x.shape[0] != out.shape[0] or x.shape[0] == 0:
             raise ValueError("x or out does not fit the weight")
+        for name, shape, strides in (("x", x.shape[1], (x.strides[0], x.strides[1])), ("out", out.shape[1], (out.strides[0], out.strides[1]))):
+            if strides[1] != 4 or strides[0] < 4 * shape or strides[0] % 4:
+                raise ValueError(f"{name}: expected rows of numbers side by side, found strides {strides}")
         cdef cpp.Rows source, target
         cdef vector[cpp.Product] products
         cdef cpp.Interrupt never
         cdef unique_ptr[cpp.Team] team
         cdef int64_t rows = x.shape[0]
-        source.data, source.stride = &x[0, 0], x.shape[1]
-        target.data, target.stride = &out[0, 0], out.shape[1]
+        source.data, source.stride = &x[0, 0], x.strides[0] // 4
+        target.data, target.stride = &out[0, 0], out.strides[0] // 4
         with nogil:
             team.reset(new cpp.Team(threads, never))
             products.push_back(cpp.product(self.weight.get()[0], source, rows, target, accumulate))

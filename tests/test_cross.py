@@ -45,8 +45,7 @@ def driver(built):
 @pytest.mark.parametrize("isa", ["neon", "neondot"])
 def test_kernels(driver, isa):
     done = run(EMULATOR, driver, isa)
-    assert done.returncode == 0 and done.stdout.count("compared") == 16, done.stdout
-
+    assert done.returncode == 0 and done.stdout.count("compared") == 17, done.stdout
 
 def test_a_processor_without_dot_products(driver):
     done = run(EMULATOR, "-cpu", "cortex-a53", driver, "neondot")

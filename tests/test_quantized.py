@@ -27,9 +27,25 @@ def operands(kernels, bits, rows, groups, group, fill="random", seed=0):
     return x, w
 
 
-def group_sums(x, group):
-    """[groups, rows]"""
-    return np.ascontiguousarray(x.reshape(len(x), -1, group).sum(2, dtype=np.int32).T)
+def prepared(bits, x, x_scales):
+    """What a tile takes of x [rows, depth] with scales [groups, rows]: beside 8-bit weights those and the sums of x, beside 4-bit ones
+    1.5 * 2^23 times the scales, which are powers of two, and the bits of that less 8 times the sums."""
+    sums = np.ascontiguousarray(x.reshape(len(x), len(x_scales), -1).sum(2, dtype=np.int32).T)
+    if bits == 8:
+        return x_scales, sums
+    bases = np.float32(1.5 * 2**23) * x_scales
+    return bases, bases.view(np.int32) - 8 * sums
+
+
+def random_scales(bits, rng, shape):
+    scales = rng.uniform(0.01, 2, shape) if bits == 8 else 2.0 ** rng.integers(-20, 4, shape)
+    return scales.astype(np.float32)
+
+
+def scale_of(dtype, group):
+    """Of activations [rows, group], [rows]: the finest, or the power of two next to it."""
+    fine = np.abs(group).max(1) / np.float32(127)
+    return fine if dtype == "int8" else np.exp2(np.ceil(np.log2(fine.astype(float)))).astype(np.float32)
 
 
 def exact(bits, x, w, x_scales, w_scales, group):
@@ -52,13 +68,13 @@ def test_integer_sums_are_exact(isa, bits, group, fill):
     for rows in range(1, 15):
         x, w = operands(kernels, bits, rows, 3, group, fill, rows)
         ones = np.ones((3, rows), np.float32), np.ones((3, kernels.panel), np.float32)
-        sums = group_sums(x, group)
+        x_scales, sums = prepared(bits, x, ones[0])
         c = np.full((rows, kernels.panel), 5, np.float32)
-        kernels.gemm_quantized(bits, x, ones[0], sums, w, ones[1], c)
+        kernels.gemm_quantized(bits, x, x_scales, sums, w, ones[1], c)
         wanted = exact(bits, x, w, *ones, group)
         assert np.abs(wanted).max() < 2**24
         assert np.array_equal(c, wanted)
-        kernels.gemm_quantized(bits, x, ones[0], sums, w, ones[1], c, True)
+        kernels.gemm_quantized(bits, x, x_scales, sums, w, ones[1], c, True)
         assert np.array_equal(c, 2 * wanted)
 
 
@@ -66,10 +82,9 @@ def test_integer_sums_are_exact(isa, bits, group, fill):
 def test_scales_and_groups(isa, bits):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(1)
     x, w = operands(kernels, bits, 13, 4, 64)
-    x_scales, w_scales = rng.uniform(0.01, 2, (4, 13)).astype(np.float32), rng.normal(size=(4, kernels.panel)).astype(np.float32)
-    sums = group_sums(x, 64)
+    x_scales, w_scales = random_scales(bits, rng, (4, 13)), rng.normal(size=(4, kernels.panel)).astype(np.float32)
     c = np.empty((13, kernels.panel), np.float32)
-    kernels.gemm_quantized(bits, x, x_scales, sums, w, w_scales, c)
+    kernels.gemm_quantized(bits, x, *prepared(bits, x, x_scales), w, w_scales, c)
     wanted = exact(bits, x, w, x_scales, w_scales, 64)
     size = exact(bits, np.abs(x), (np.abs(w.astype(int) - ZERO[bits]) + ZERO[bits]), x_scales, np.abs(w_scales), 64)
     error = np.abs(c - wanted) / (size * 8 * EPSILON)  # two roundings a group
@@ -83,8 +98,8 @@ def test_weights_that_are_still_packed(isa, group, fill):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(6)
     for rows in range(1, 15):
         x, w = operands(kernels, 4, rows, 3, group, fill, rows)
-        x_scales, w_scales = rng.uniform(0.01, 2, (3, rows)).astype(np.float32), rng.normal(size=(3, kernels.panel)).astype(np.float32)
-        sums, packed = group_sums(x, group), w[0::2] | w[1::2] << 4
+        w_scales, packed = rng.normal(size=(3, kernels.panel)).astype(np.float32), w[0::2] | w[1::2] << 4
+        x_scales, sums = prepared(4, x, random_scales(4, rng, (3, rows)))
         c, wanted = (np.full((rows, kernels.panel), 5, np.float32) for _ in range(2))
         kernels.gemm_quantized(4, x, x_scales, sums, packed, w_scales, c, True)
         kernels.gemm_quantized(4, x, x_scales, sums, w, w_scales, wanted, True)
@@ -94,8 +109,8 @@ def test_weights_that_are_still_packed(isa, group, fill):
 def test_a_row_does_not_depend_on_the_others(isa):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(2)
     x, w = operands(kernels, 4, 29, 2, 64)
-    x_scales, w_scales = rng.random((2, 29)).astype(np.float32), rng.random((2, kernels.panel)).astype(np.float32)
-    sums = group_sums(x, 64)
+    w_scales = rng.random((2, kernels.panel)).astype(np.float32)
+    x_scales, sums = prepared(4, x, random_scales(4, rng, (2, 29)))
     together = np.empty((29, kernels.panel), np.float32)
     kernels.gemm_quantized(4, x, x_scales, sums, w, w_scales, together)
     for r in range(29):
@@ -133,6 +148,28 @@ def test_activations(isa, n, group):
     assert np.array_equal(sums, q.reshape(groups, group).sum(1, dtype=np.int32)) and not q[n:].any()
 
 
+@pytest.mark.parametrize("n", [1, 7, 31, 32, 33, 64, 100, 128, 300])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_activations_beside_4_bit_weights(isa, n, group):
+    """A power of two for a scale, less than twice as coarse as the finest one; half a step at most."""
+    kernels, rng = _native.Kernels(isa), np.random.default_rng(n)
+    for size in (1e-30, 1e-3, 3, 127, 128, 1e30):
+        x = (rng.normal(size=n + 1) * size).astype(np.float32)[1:]  # unaligned
+        groups = -(-n // group)
+        q, bases, starts = np.full(groups * group, 99, np.int8), np.empty(groups, np.float32), np.empty(groups, np.int32)
+        kernels.quantize_q8_for_u4(x, q, bases, starts, group)
+        padded = np.zeros((groups, group))
+        padded.reshape(-1)[:n] = x
+        scales = bases.astype(float) / (1.5 * 2**23)
+        assert (np.frexp(scales)[0] == 0.5).all()
+        finest = np.abs(padded).max(1) / 127
+        held = finest >= 1e-30 / 127
+        assert (scales[held] >= finest[held] * (1 - 1e-7)).all() and (scales[held] < 2 * finest[held]).all()
+        codes = q.reshape(groups, group).astype(int)
+        assert (np.abs(codes * scales[:, None] - padded)[held] <= scales[held, None] / 2).all() and not codes[~held].any()
+        assert np.array_equal(starts, bases.view(np.int32) - 8 * codes.sum(1)) and not q[n:].any()
+
+
 @pytest.mark.parametrize(("value", "scale"), [(0.0, 0.0), (1e-42, 0.0), (np.nan, np.nan), (np.inf, np.nan), (-np.inf, np.nan)])
 def test_activations_that_have_no_scale(isa, value, scale):
     """Zeros and denormals are nothing; what is not finite must be seen in the result."""
@@ -142,6 +179,17 @@ def test_activations_that_have_no_scale(isa, value, scale):
         q, scales, sums = np.full(64, 9, np.int8), np.empty(1, np.float32), np.empty(1, np.int32)
         _native.Kernels(isa).quantize_q8(x, q, scales, sums, 64)
         assert np.array_equal(scales, [scale], equal_nan=True) and not q.any() and sums[0] == 0
+        q[:] = 9
+        _native.Kernels(isa).quantize_q8_for_u4(x, q, scales, sums, 64)
+        assert np.isnan(scales[0]) == np.isnan(scale) and not q.any() and sums[0] == scales.view(np.int32)[0]
+
+
+@pytest.mark.parametrize(("value", "seen"), [(2.5e33, True), (2.6e33, False), (-3e38, False)])
+def test_activations_whose_base_would_be_infinite(isa, value, seen):
+    x, out = np.ones((3, 64), np.float32), np.empty((3, 32), np.float32)
+    x[1, 5] = value
+    _native.PackedLinear(np.full((32, 64), 1e-5, np.float32), "int4", isa, 32)(x, out)
+    assert np.isfinite(out[1]).all() == seen and np.isfinite(out[[0, 2]]).all()
 
 
 def test_one_outlier_takes_the_group(isa):
@@ -150,6 +198,9 @@ def test_one_outlier_takes_the_group(isa):
     q, scales, sums = np.empty(128, np.int8), np.empty(2, np.float32), np.empty(2, np.int32)
     _native.Kernels(isa).quantize_q8(x, q, scales, sums, 64)
     assert q[77] == -127 and sums[1] == -127 and (q[:64] == 127).all()
+    _native.Kernels(isa).quantize_q8_for_u4(x, q, scales, sums, 64)
+    assert -127 <= q[77] < -63 and sums[1] == scales.view(np.int32)[1] - 8 * int(q[77])
+    assert (q[:64] == 66).all()  # 1e-3 is 65.5 / 2^16
 
 
 @pytest.mark.parametrize("count", [1, 5, 32, 64, 128])
@@ -205,8 +256,8 @@ def test_layers(isa, dtype, group, shape):
             codes = np.empty(part.stop - part.start, np.uint8)
             scale = _native.quantize_group(np.ascontiguousarray(weight[n, part]), dtype, codes)
             held[n, part] = np.float64(scale) * (codes.astype(int) - ZERO[BITS[dtype]])
-        scale = (np.abs(x[:, part]).max(1) / np.float32(127)).astype(np.float32)
-        inverse = np.float32(127) / np.abs(x[:, part]).max(1)
+        scale = scale_of(dtype, x[:, part])
+        inverse = np.float32(127) / np.abs(x[:, part]).max(1) if dtype == "int8" else 1 / scale
         seen[:, part] = scale[:, None].astype(float) * np.rint(x[:, part] * inverse[:, None])
     wanted, size = seen @ held.T, np.abs(seen) @ np.abs(held).T
     groups = -(-shape[1] // group)
@@ -221,16 +272,35 @@ def test_layers(isa, dtype, group, shape):
 
 
 @pytest.mark.parametrize(("dtype", "group"), FORMATS)
-def test_layer_rows_alone_and_together(isa, dtype, group):
+@pytest.mark.parametrize("rows", [23, 209])  # in one part, and in two
+def test_layer_rows_alone_and_together(isa, dtype, group, rows):
     rng = np.random.default_rng(3)
     layer = _native.PackedLinear(rng.normal(size=(96, 640)).astype(np.float32), dtype, isa, group)
-    x = rng.normal(size=(23, 640)).astype(np.float32)
-    together = np.empty((23, 96), np.float32)
+    x = rng.normal(size=(rows, 640)).astype(np.float32)
+    together = np.empty((rows, 96), np.float32)
     layer(x, together, 3)
-    for r in range(23):
+    for r in range(0, rows, 1 + rows // 23):
         alone = np.empty((1, 96), np.float32)
-        layer(np.ascontiguousarray(x[r:r + 1]), alone)
+        layer(x[r:r + 1], alone)
         assert np.array_equal(alone[0], together[r])
+    again = together.copy()
+    layer(x, again, 2, True)
+    np.testing.assert_allclose(again, 2 * together, atol=1e-5 * np.abs(together).max())
+
+
+def test_rows_that_lie_apart():
+    """The bits of rows side by side; strides that are no rows of floats are refused."""
+    rng = np.random.default_rng(5)
+    x, wide = rng.normal(size=(5, 64)).astype(np.float32), np.full((5, 100), 7, np.float32)
+    for dtype in ("float32", "int4"):
+        layer = _native.PackedLinear(rng.normal(size=(40, 64)).astype(np.float32), dtype)
+        wanted, wide_x = np.empty((5, 40), np.float32), np.repeat(x, 2, 0)[::2]
+        layer(x, wanted)
+        layer(wide_x, wide[:, :40])
+        assert np.array_equal(wide[:, :40], wanted) and (wide[:, 40:] == 7).all()
+    for bad in (np.empty((64, 5), np.float32).T, np.empty((5, 128), np.float32)[:, ::2], np.empty((5, 64), np.float32)[::-1]):
+        with pytest.raises(ValueError, match="x: expected rows of numbers side by side, found strides"):
+            layer(bad, wanted)
 
 
 def test_damaged_weights_and_activations_are_seen(isa):

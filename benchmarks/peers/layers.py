@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llada_native import _native
+from llada_native.bench import rows_apart
 
 Floats = NDArray[np.float32]
 Call = Callable[[], object]
@@ -21,7 +22,7 @@ OURS = {**{dtype: (dtype, 128) for dtype in ("float32", "bfloat16", "bfloat16_fa
 
 def ours(weight: Floats, threads: int, isa: str = "") -> Layers:
     def layer(packed: _native.PackedLinear, x: Floats) -> Call:
-        return partial(packed, x, np.ones((len(x), len(weight)), np.float32), threads)
+        return partial(packed, rows_apart(x), rows_apart(np.ones((len(x), len(weight)), np.float32)), threads)
 
     return {name: partial(layer, _native.PackedLinear(weight, dtype, isa, group)) for name, (dtype, group) in OURS.items()}
 

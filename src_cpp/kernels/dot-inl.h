@@ -20,10 +20,8 @@ inline IntVec broadcast_bytes(const int8_t* p) {
 
 #ifdef LLADA_VNNI
 
-template <int Zero>
 struct Dot {
   using Sum = IntVec;
-  static Sum start(int32_t x_sum) { return splat(-Zero * x_sum); }
   template <int Rows, int Vectors>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
     for (int k = 0; k < depth; k += 4, w += kVectorBytes * Vectors) {
@@ -39,7 +37,7 @@ struct Dot {
 
 // The same of weights that are still two a byte, [depth / 8][panel][4]: what unpacking costs hides behind the products. With few rows
 // the low and the high nibbles have chains of their own, or the latency of vpdpbusd would be waited for; integer sums are exact.
-struct Dot4 : Dot<8> {
+struct Dot4 : Dot {
   static constexpr bool kUnpacks = true;
   template <int Rows, int Vectors>
   static void run_packed(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
@@ -64,7 +62,10 @@ struct Dot4 : Dot<8> {
       for (int j = 0; j < Vectors; ++j) sums[r][j] = add32(sums[r][j], high_sums[r][j]);
   }
 };
-using Dot8 = Dot<128>;
+
+struct Dot8 : Dot {
+  static Sum start(int32_t x_sum) { return splat(-128 * x_sum); }
+};
 
 #else
 
@@ -73,7 +74,6 @@ using Dot8 = Dot<128>;
 struct Dot4 {
   static constexpr bool kUnpacks = true;
   using Sum = IntVec;
-  static Sum start(int32_t x_sum) { return splat(-8 * x_sum); }
   template <int Rows, int Vectors>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
     for (int begin = 0; begin < depth; begin += 32) {

@@ -40,6 +40,18 @@ void fetch_share(const Ahead& ahead, int g, int groups) {
 // Where a tile's weights come from: one a byte in scratch, one a byte as they are stored, or two a byte as they are stored.
 enum class Weights { unpacked, bytes, packed };
 
+// What the sums of a row and group start from, and total + x_scale w_scale sum: see QuantizedTile.
+template <class Dot, Weights Kind>
+typename Dot::Sum start(int32_t x_sum) {
+  if constexpr (Kind == Weights::bytes) return Dot::start(x_sum);
+  else return splat(x_sum);
+}
+template <class Dot, Weights Kind>
+Vec add_group(Vec total, typename Dot::Sum group_sum, Vec x_scale, Vec w_scale) {
+  if constexpr (Kind == Weights::bytes) return fma(to_float(group_sum), mul(x_scale, w_scale), total);
+  else return fma(sub(as_float(group_sum), x_scale), w_scale, total);
+}
+
 // Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
 template <class Dot, Weights Kind, int Rows>
 void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
@@ -59,8 +71,8 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     for (int i = 0; ahead.scales && i < kPanel; i += kLine / 4) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
     typename Dot::Sum sums[Rows][kVectors];
     for (int r = 0; r < Rows; ++r) {
-      const typename Dot::Sum start = Dot::start(x_sums[r]);
-      for (int j = 0; j < kVectors; ++j) sums[r][j] = start;
+      const typename Dot::Sum first_sum = start<Dot, Kind>(x_sums[r]);
+      for (int j = 0; j < kVectors; ++j) sums[r][j] = first_sum;
     }
     if constexpr (Kind != Weights::packed) {
       Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
@@ -75,7 +87,7 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     for (int j = 0; j < kVectors; ++j) w_scale[j] = load(t.w_scales + g * kPanel + j * Vec::kLanes);
     for (int r = 0; r < Rows; ++r) {
       const Vec x_scale = broadcast(x_scales[r]);
-      for (int j = 0; j < kVectors; ++j) total[r][j] = fma(to_float(sums[r][j]), mul(x_scale, w_scale[j]), total[r][j]);
+      for (int j = 0; j < kVectors; ++j) total[r][j] = add_group<Dot, Kind>(total[r][j], sums[r][j], x_scale, w_scale[j]);
     }
     x += t.group;
     w += group_bytes;
@@ -92,8 +104,40 @@ void gemm_quantized(const QuantizedTile& t) {
       t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) { quantized_tile<Dot, Kind, rows.value>(t, first, ahead); });
 }
 
-// q[n] = round(x / scale), scale = largest |x| of a group / 127. A group that is not finite gets a NaN scale, one of (almost) zeros 0.
-void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdiff_t group_stride, int n, int group) {
+// Scales of a group of activations, by its largest magnitude, and what QuantizedTile has of them: beside 8-bit weights the finest,
+struct FineScale {
+  static constexpr float kEnd = INFINITY;
+  static float of(float largest) { return largest / 127.0f; }
+  static float inverse(float largest) { return 127.0f / largest; }
+  static float stored(float scale) { return scale; }
+  static int32_t stored(float, int32_t sum) { return sum; }
+};
+
+// beside 4-bit weights the power of two that is next, which is less than twice as coarse.
+struct BinaryScale {
+  static constexpr float kEnd = 127.0f * 0x1p104f;  // beyond it a base would be infinite
+  static float of(float largest) {
+    const float fine = largest / 127.0f;
+    uint32_t bits;
+    memcpy(&bits, &fine, sizeof bits);
+    bits = (bits + 0x7fffff) & 0x7f800000;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return scale;
+  }
+  static float inverse(float largest) { return 1.0f / of(largest); }
+  static float stored(float scale) { return 0x1.8p23f * (scale == 0.0f ? 1.0f : scale); }  // zeros have any
+  static int32_t stored(float scale, int32_t sum) {
+    const float base = stored(scale);
+    int32_t bits;
+    memcpy(&bits, &base, sizeof bits);
+    return bits - 8 * sum;
+  }
+};
+
+// q[n] = round(x / scale). A group that is not finite gets a NaN scale, one of (almost) zeros 0.
+template <class Scale>
+void quantize_groups(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdiff_t group_stride, int n, int group) {
   constexpr float kSmallest = 1e-30f;  // 127 / kSmallest is finite
   for (int g = 0; g * group < n; ++g, x += group, q += group, scales += group_stride, sums += group_stride) {
     const int count = n - g * group < group ? n - g * group : group;
@@ -109,24 +153,23 @@ void quantize_q8(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdif
       largest_value = fmaxf(largest_value, fabsf(x[i]));
       bad += x[i] * 0.0f;
     }
+    if (largest_value >= Scale::kEnd) bad = NAN;
     const bool usable = largest_value >= kSmallest && bad == 0.0f;
-    const float inverse = usable ? 127.0f / largest_value : 0.0f;
-    *scales = bad == 0.0f ? (usable ? largest_value / 127.0f : 0.0f) : bad;
-    *sums = 0;
-    if (!usable) {
-      for (i = 0; i < group; ++i) q[i] = 0;
-      continue;
-    }
-    *sums = narrow_q8(x, q, count, inverse);
-    for (i = count; i < group; ++i) q[i] = 0;
+    const float scale = bad == 0.0f ? (usable ? Scale::of(largest_value) : 0.0f) : bad;
+    int32_t total = 0;
+    if (usable) total = narrow_q8(x, q, count, Scale::inverse(largest_value));
+    for (i = usable ? count : 0; i < group; ++i) q[i] = 0;
+    *scales = Scale::stored(scale);
+    *sums = Scale::stored(scale, total);
   }
 }
 
 // Dot4 and Dot8 of a vec_*.h: sums of products with 4-bit and with 8-bit weights.
 constexpr llada::KernelTable make_table(const char* name) {
   return {name, kPanel, kAttentionRows, gemm_f32, gemm_bf16, multiply_add, Tiling::kPackedRows, gemm_quantized<Dot4, Weights::unpacked>,
-          gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, unpack_u4, quantize_q8, widen_bf16, widen_f16,
-          round_bf16, round_pairs, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32, attention_f32, extremes, softmax_sums};
+          gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, unpack_u4, quantize_groups<FineScale>,
+          quantize_groups<BinaryScale>, widen_bf16, widen_f16, round_bf16, round_pairs, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32,
+          attention_f32, extremes, softmax_sums};
 }
 
 }  // namespace

@@ -64,6 +64,7 @@ struct IntVec {
   __m256i v;
 };
 
+inline Vec as_float(IntVec a) { return {_mm256_castsi256_ps(a.v)}; }  // of the same bits
 inline Vec to_float(IntVec a) { return {_mm256_cvtepi32_ps(a.v)}; }
 
 inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {

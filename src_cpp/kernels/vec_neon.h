@@ -56,6 +56,7 @@ struct IntVec {
   int32x4_t v;
 };
 
+inline Vec as_float(IntVec a) { return {vreinterpretq_f32_s32(a.v)}; }  // of the same bits
 inline Vec to_float(IntVec a) { return {vcvtq_f32_s32(a.v)}; }
 
 inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
@@ -76,15 +77,13 @@ inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
 inline IntVec splat(int32_t x) { return {vdupq_n_s32(x)}; }
 inline int8x16_t load_bytes(const uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
 
-// 4-bit codes are signed bytes as they stand; their zero point comes off the sum.
+// 4-bit codes are signed bytes as they stand; their zero point came off what the sum starts from.
 struct Codes4 {
-  static constexpr int kZero = 8;
   static int8x16_t load(const uint8_t* p) { return load_bytes(p); }
 };
 
 // 8-bit codes become signed bytes around their zero point of 128.
 struct Codes8 {
-  static constexpr int kZero = 0;
   static int8x16_t load(const uint8_t* p) { return veorq_s8(load_bytes(p), vdupq_n_s8(-128)); }
 };
 
@@ -94,7 +93,6 @@ struct Codes8 {
 template <class Codes>
 struct Dot {
   using Sum = IntVec;
-  static Sum start(int32_t x_sum) { return splat(-Codes::kZero * x_sum); }
 
   template <int Lane, int Rows, int Vectors>
   static void add_lane(const int8x16_t (&quads)[Rows], const uint8_t* w, Sum (&sums)[Rows][Vectors]) {
@@ -119,7 +117,9 @@ struct Dot {
 struct Dot4 : Dot<Codes4> {
   static constexpr bool kUnpacks = false;
 };
-using Dot8 = Dot<Codes8>;
+struct Dot8 : Dot<Codes8> {
+  static Sum start(int32_t) { return splat(0); }
+};
 
 #else
 
@@ -135,7 +135,6 @@ inline int8x16_t broadcast_bytes(const int8_t* p) {
 struct Dot4 {
   static constexpr bool kUnpacks = false;
   using Sum = IntVec;
-  static Sum start(int32_t x_sum) { return splat(-Codes4::kZero * x_sum); }
   template <int Rows, int Vectors>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
     for (int begin = 0; begin < depth; begin += 32) {

@@ -109,6 +109,16 @@ struct IntVec {
   int32_t v[Vec::kLanes];
 };
 
+inline IntVec splat(int32_t x) {
+  IntVec a;
+  for (int i = 0; i < Vec::kLanes; ++i) a.v[i] = x;
+  return a;
+}
+inline Vec as_float(IntVec a) {  // of the same bits
+  Vec b;
+  memcpy(&b, &a, sizeof b);
+  return b;
+}
 inline Vec to_float(IntVec a) { return map([&](int i) { return static_cast<float>(a.v[i]); }); }
 
 inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
@@ -120,14 +130,8 @@ inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
   return total;
 }
 
-template <int Zero>
 struct Dot {
   using Sum = IntVec;
-  static Sum start(int32_t x_sum) {
-    Sum s;
-    for (int i = 0; i < Vec::kLanes; ++i) s.v[i] = -Zero * x_sum;
-    return s;
-  }
   template <int Rows, int Vectors>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
     for (int k = 0; k < depth; k += 4, w += 4 * Vectors * Vec::kLanes)
@@ -137,9 +141,11 @@ struct Dot {
             for (int b = 0; b < 4; ++b) sums[r][j].v[i] += x[r * x_stride + k + b] * w[(j * Vec::kLanes + i) * 4 + b];
   }
 };
-struct Dot4 : Dot<8> {
+struct Dot4 : Dot {
   static constexpr bool kUnpacks = false;
 };
-using Dot8 = Dot<128>;
+struct Dot8 : Dot {
+  static Sum start(int32_t x_sum) { return splat(-128 * x_sum); }
+};
 
 }  // namespace

@@ -18,6 +18,10 @@ constexpr int64_t kPanelGroup = 8;
 constexpr int64_t kResidentBytes = 512 << 10;
 constexpr int64_t kTailRows = 64;
 
+// Rows of activations that are quantised go through a thread's panels in equal parts of about so many: they and their results then stay
+// in the second-level cache, and weights, which are read once a part, are few bytes. Of 64 to 512 the fastest.
+constexpr int64_t kPartRows = 96;
+
 // What one thread unpacks weights into.
 struct Scratch {
   alignas(64) float floats[kRoundedBlock * kMaxPanel];
@@ -132,6 +136,39 @@ bool run_panels(Team& team, int thread, const KernelTable& kernels, const Produc
   for (int64_t panel = std::max(begin, whole); panel < end; ++panel) {
     if (team.stopped(thread)) return false;
     narrow_panel(kernels, p, quantized, panel, p.channel_end - panel * kernels.panel, scratch);
+  }
+  return true;
+}
+
+// Calls run(first row, end) for the parts of a product until one is stopped, and tells whether none was.
+template <class Run>
+bool in_parts(const Product& p, const Run& run) {
+  const int64_t parts = p.weight->format().quantized() ? std::max<int64_t>(1, (p.rows + kPartRows / 2) / kPartRows) : 1;
+  for (int64_t i = 0; i < parts; ++i)
+    if (!run(p.rows * i / parts, p.rows * (i + 1) / parts)) return false;
+  return true;
+}
+
+Product part(const Product& p, int64_t first, int64_t end) {
+  Product rows = p;
+  rows.x.data = p.x.row(first);
+  rows.out.data = p.out.row(first);
+  rows.rows = end - first;
+  rows.quantized_begin += first;
+  return rows;
+}
+
+// Panels [begin, end) of gate and up, and of silu(gate) * up, on one thread; false when the team was stopped.
+bool run_gated_panels(Team& team, int thread, const KernelTable& kernels, const Product& gate, const Product& up,
+                      const QuantizedRows& quantized, int64_t begin, int64_t end, Ahead after) {
+  for (int64_t group = begin; group < end; group += kPanelGroup) {
+    const int64_t group_end = std::min(group + kPanelGroup, end);
+    const Ahead next = group_end < end ? block_ahead(kernels, gate, group_end) : after;
+    if (!run_panels(team, thread, kernels, gate, quantized, group, group_end, block_ahead(kernels, up, group))) return false;
+    if (!run_panels(team, thread, kernels, up, quantized, group, group_end, next)) return false;
+    const int64_t channel = group * kernels.panel, channels = std::min(group_end * kernels.panel, gate.channel_end) - channel;
+    for (int64_t r = 0; r < gate.rows; ++r)
+      kernels.silu_mul_f32(gate.out.row(r) + channel, up.out.row(r) + channel, static_cast<int>(channels));
   }
   return true;
 }
@@ -343,7 +380,11 @@ void multiply(Team& team, const KernelTable& kernels, const QuantizedRows& quant
       const auto [from, to] = Shares::panels(kernels, *p, begin, end, offset);
       if (from == to) continue;
       const Ahead after = offset < end && p + 1 != products.end() ? block_ahead(kernels, p[1]) : Ahead{};
-      if (!run_panels(team, thread, kernels, *p, quantized, from, to, after)) return;
+      const bool done = in_parts(*p, [&, from = from, to = to](int64_t first, int64_t last) {
+        const Ahead next = last < p->rows ? block_ahead(kernels, *p, from) : after;
+        return run_panels(team, thread, kernels, part(*p, first, last), quantized, from, to, next);
+      });
+      if (!done) return;
     }
   });
 }
@@ -356,16 +397,13 @@ void multiply_gated(Team& team, const KernelTable& kernels, const QuantizedRows&
     for (auto p = products.begin(); p != products.end(); ++p) {
       const auto& [gate, up] = *p;
       const auto [from, to] = Shares::panels(kernels, gate, begin, end, offset);
-      const Ahead next = offset < end && p + 1 != products.end() ? block_ahead(kernels, p[1].gate) : Ahead{};
-      for (int64_t group = from; group < to; group += kPanelGroup) {
-        const int64_t group_end = std::min(group + kPanelGroup, to);
-        const Ahead after = group_end < to ? block_ahead(kernels, gate, group_end) : next;
-        if (!run_panels(team, thread, kernels, gate, quantized, group, group_end, block_ahead(kernels, up, group))) return;
-        if (!run_panels(team, thread, kernels, up, quantized, group, group_end, after)) return;
-        const int64_t channel = group * kernels.panel, channels = std::min(group_end * kernels.panel, gate.channel_end) - channel;
-        for (int64_t r = 0; r < gate.rows; ++r)
-          kernels.silu_mul_f32(gate.out.row(r) + channel, up.out.row(r) + channel, static_cast<int>(channels));
-      }
+      if (from == to) continue;
+      const Ahead after = offset < end && p + 1 != products.end() ? block_ahead(kernels, p[1].gate) : Ahead{};
+      const bool done = in_parts(gate, [&, from = from, to = to](int64_t first, int64_t last) {
+        const Ahead next = last < p->gate.rows ? block_ahead(kernels, p->gate, from) : after;
+        return run_gated_panels(team, thread, kernels, part(p->gate, first, last), part(p->up, first, last), quantized, from, to, next);
+      });
+      if (!done) return;
     }
   });
 }

@@ -75,7 +75,7 @@ float quantize_group(const float* w, int count, DType dtype, uint8_t* codes) {
 }
 
 void QuantizedRows::convert(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format) {
-  if (format.quantized()) quantize(team, kernels, x, rows, width, format.group);
+  if (format.quantized()) quantize(team, kernels, x, rows, width, format);
   if (format.rounds()) round(team, kernels, x, rows, width);
 }
 
@@ -115,13 +115,14 @@ void QuantizedRows::round(Team& team, const KernelTable& kernels, Rows x, int64_
   });
 }
 
-void QuantizedRows::quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group) {
-  const int64_t whole = round_up(width, group);
-  fit(rows, whole, whole / group);
+void QuantizedRows::quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format) {
+  const int64_t whole = round_up(width, format.group);
+  fit(rows, whole, whole / format.group);
+  const auto quantize_row = format.dtype == DType::int4 ? kernels.quantize_q8_for_u4 : kernels.quantize_q8;
   team.split(rows, 1 + 32768 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r)
-      kernels.quantize_q8(x.row(r), codes_.data() + r * stride_, scales_.data() + r, sums_.data() + r, rows_, static_cast<int>(width),
-                          group);
+      quantize_row(x.row(r), codes_.data() + r * stride_, scales_.data() + r, sums_.data() + r, rows_, static_cast<int>(width),
+                   format.group);
   });
 }
 

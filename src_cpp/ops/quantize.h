@@ -36,13 +36,13 @@ class QuantizedRows {
   int64_t bytes() const { return codes_.size() + (scales_.size() + sums_.size()) * 4; }
 
  private:
-  void quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int group);
+  void quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format);
   void round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width);
   void fit(int64_t rows, int64_t row_bytes, int64_t groups);
 
   ptrdiff_t stride_ = 0, rows_ = 0, groups_ = 0;
   AlignedArray<int8_t> codes_;   // [rows, stride]
-  AlignedArray<float> scales_;   // [groups, rows]: those of a tile of rows lie side by side
+  AlignedArray<float> scales_;   // [groups, rows]: those of a tile of rows lie side by side; as QuantizedTile takes them
   AlignedArray<int32_t> sums_;   // [groups, rows]
 };
 

@@ -1,6 +1,7 @@
 // Integer weights: their matrix products, their packing, and the rounding of activations.
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <utility>
@@ -42,6 +43,16 @@ struct Integers {
         c(rows * kChannels) {}
 };
 
+// Of 4 bits a tile takes bases and starts: see QuantizedTile.
+void prepare(int bits, Buffer<float>& scales, Buffer<int32_t>& sums) {
+  for (int i = 0; bits == 4 && i < scales.size(); ++i) {
+    scales[i] *= 0x1.8p23f;
+    int32_t start;
+    std::memcpy(&start, &scales[i], sizeof start);
+    sums[i] = start - 8 * sums[i];
+  }
+}
+
 Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, int first, int rows, bool accumulate, Check& check) {
   const int stride = kChannels + kGap, depth = in.depth();
   Buffer<float> out(rows * stride, NAN);
@@ -50,6 +61,8 @@ Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, i
     for (int k = 0; k < depth; ++k) sums[k / in.group * in.rows + first + r] += in.x[(first + r) * depth + k];
     for (int j = 0; accumulate && j < kChannels; ++j) out[r * stride + j] = in.c[(first + r) * kChannels + j];
   }
+  Buffer<float> x_scales = in.x_scales;
+  prepare(bits, x_scales, sums);
   Buffer<float> unpacking = out;  // what weights give that are still two a byte
   for (int begin = 0; begin < kChannels; begin += table.panel) {
     Buffer<uint8_t> panel(depth * table.panel);
@@ -62,7 +75,7 @@ Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, i
     QuantizedTile tile;
     tile.x = in.x.data() + first * depth;
     tile.x_stride = depth;
-    tile.x_scales = in.x_scales.data() + first;
+    tile.x_scales = x_scales.data() + first;
     tile.x_sums = sums.data() + first;
     tile.x_group_stride = in.rows;
     tile.w = panel.data();
@@ -136,7 +149,8 @@ void quantized(const KernelTable& table, const KernelTable& scalar, const Codes&
               }
             check.same(found, multiply(scalar, codes.bits, in, 0, rows, accumulate, check));
 
-            for (int i = 0; i < in.x_scales.size(); ++i) in.x_scales[i] = std::abs(normal());
+            for (int i = 0; i < in.x_scales.size(); ++i)
+              in.x_scales[i] = codes.bits == 4 ? std::ldexp(1.0f, uniform(-20, 3)) : std::abs(normal());
             for (int i = 0; i < in.w_scales.size(); ++i) in.w_scales[i] = normal();
             const Buffer<float> scaled = multiply(table, codes.bits, in, 0, rows, accumulate, check);
             const Buffer<float> wanted = multiply(scalar, codes.bits, in, 0, rows, accumulate, check);
@@ -178,16 +192,16 @@ void unpack(const KernelTable& table) {
 }
 
 // The same roundings in every build: a product and a rounding to nearest even. So the bits agree, ties included.
-void quantize(const KernelTable& table, const KernelTable& scalar) {
-  Check check(table, "quantize_q8");
+void quantize(const KernelTable& table, const KernelTable& scalar, const char* name, decltype(KernelTable::quantize_q8) KernelTable::*quantizer) {
+  Check check(table, name);
   const auto compare = [&](const Buffer<float>& x, int group) {
     const int n = x.size(), groups = (n + group - 1) / group;
     Buffer<int8_t> q(groups * group, 99), wanted_q = q;
     const int stride = 1 + n % 3;
     Buffer<float> scales(groups * stride, 7.0f), wanted_scales = scales;
     Buffer<int32_t> sums(groups * stride, 7), wanted_sums = sums;
-    table.quantize_q8(x.data(), q.data(), scales.data(), sums.data(), stride, n, group);
-    scalar.quantize_q8(x.data(), wanted_q.data(), wanted_scales.data(), wanted_sums.data(), stride, n, group);
+    (table.*quantizer)(x.data(), q.data(), scales.data(), sums.data(), stride, n, group);
+    (scalar.*quantizer)(x.data(), wanted_q.data(), wanted_scales.data(), wanted_sums.data(), stride, n, group);
     check.same(q, wanted_q);
     check.same(sums, wanted_sums);
     for (int g = 0; g < scales.size(); ++g) check.near(g, scales[g], wanted_scales[g], 0);
@@ -221,7 +235,8 @@ void integer_gemms(const KernelTable& table, const KernelTable& scalar) {
   quantized(table, scalar, {"gemm_u4", 4});
   quantized(table, scalar, {"gemm_u8", 8});
   unpack(table);
-  quantize(table, scalar);
+  quantize(table, scalar, "quantize_q8", &KernelTable::quantize_q8);
+  quantize(table, scalar, "quantize_q8_for_u4", &KernelTable::quantize_q8_for_u4);
 }
 
 }  // namespace cross
