@@ -23,7 +23,7 @@ class AlignedArray {
   explicit AlignedArray(int64_t size)
       : data_(size > 0 ? static_cast<T*>(aligned_bytes(static_cast<size_t>(size) * sizeof(T))) : nullptr), size_(size) {}
 
-  // Memory of someone else, who outlives the array and does not expect it to be written.
+  // Memory of someone else, who outlives the array; writing to it is for them to allow.
   static AlignedArray view(const void* data, int64_t size) {
     AlignedArray array;
     array.data_ = std::unique_ptr<T, Free>(static_cast<T*>(const_cast<void*>(data)), Free{false});

@@ -22,9 +22,10 @@ inline IntVec broadcast_bytes(const int8_t* p) {
 
 struct Dot {
   using Sum = IntVec;
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+  template <int Rows, int Vectors, class Fetch>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int k = 0; k < depth; k += 4, w += kVectorBytes * Vectors) {
+      fetch.step();
       IntVec weight[Vectors];
       for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + kVectorBytes * j);
       for (int r = 0; r < Rows; ++r) {
@@ -39,13 +40,14 @@ struct Dot {
 // the low and the high nibbles have chains of their own, or the latency of vpdpbusd would be waited for; integer sums are exact.
 struct Dot4 : Dot {
   static constexpr bool kUnpacks = true;
-  template <int Rows, int Vectors>
-  static void run_packed(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+  template <int Rows, int Vectors, class Fetch>
+  static void run_packed(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     constexpr bool kSplit = Rows <= 3;
     Sum high_sums[Rows][Vectors];
     for (int r = 0; r < Rows && kSplit; ++r)
       for (int j = 0; j < Vectors; ++j) high_sums[r][j] = splat(0);
     for (int k = 0; k < depth; k += 8, w += kVectorBytes * Vectors) {
+      fetch.step();
       IntVec low[Vectors], high[Vectors];
       for (int j = 0; j < Vectors; ++j) {
         const IntVec pair = load_bytes(w + kVectorBytes * j);
@@ -74,12 +76,13 @@ struct Dot8 : Dot {
 struct Dot4 {
   static constexpr bool kUnpacks = true;
   using Sum = IntVec;
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+  template <int Rows, int Vectors, class Fetch>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int begin = 0; begin < depth; begin += 32) {
       IntVec pairs[Rows][Vectors];
 LLADA_UNROLL(8)
       for (int i = 0; i < 8; ++i, w += kVectorBytes * Vectors) {
+        fetch.step();
         IntVec weight[Vectors];
         for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + kVectorBytes * j);
         for (int r = 0; r < Rows; ++r) {
@@ -97,12 +100,13 @@ LLADA_UNROLL(8)
         for (int j = 0; j < Vectors; ++j) sums[r][j] = add32(sums[r][j], widen_pairs(pairs[r][j]));
     }
   }
-  template <int Rows, int Vectors>
-  static void run_packed(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+  template <int Rows, int Vectors, class Fetch>
+  static void run_packed(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int begin = 0; begin < depth; begin += 32) {
       IntVec pairs[Rows][Vectors];
 LLADA_UNROLL(4)
       for (int i = 0; i < 4; ++i, w += kVectorBytes * Vectors) {
+        fetch.step();
         for (int j = 0; j < Vectors; ++j) {
           const IntVec both = load_bytes(w + kVectorBytes * j), low = low_nibbles(both), high = high_nibbles(both);
           for (int r = 0; r < Rows; ++r) {
@@ -126,9 +130,10 @@ LLADA_UNROLL(4)
 struct Dot8 {
   using Sum = IntVec;
   static Sum start(int32_t) { return splat(0); }
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+  template <int Rows, int Vectors, class Fetch>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int k = 0; k < depth; k += 4, w += kVectorBytes * Vectors) {
+      fetch.step();
       for (int j = 0; j < Vectors; ++j) {
         const IntVec weight = centre(load_bytes(w + kVectorBytes * j)), size = magnitude(weight);
         for (int r = 0; r < Rows; ++r) add_signed_products(sums[r][j], weight, size, broadcast_bytes(x + r * x_stride + k));

@@ -20,25 +20,44 @@ void unpack_u4(const uint8_t* packed, uint8_t* out, size_t bytes) {
     }
 }
 
-// How far ahead of its reading a stream of weights is fetched: what arrives during the latency of memory at 50 GB/s, and less than the
-// first-level cache holds. Of 2 to 32 KiB the fastest.
-constexpr ptrdiff_t kStream = 8 << 10;
-
-// While group g of a tile is multiplied: the weights that the stream reaches meanwhile.
-void fetch_stream(const QuantizedTile& t, int g, ptrdiff_t group_bytes) {
-  const ptrdiff_t end = group_bytes * t.groups, at = group_bytes * g + kStream;
-  if (at >= end + t.ahead.bytes) return;
-  const char* next = at < end ? reinterpret_cast<const char*>(t.w) + at : t.ahead.data + (at - end);
-  for (ptrdiff_t i = 0; i < group_bytes; i += kLine) prefetch_once(next + i);
-}
-
-// While group g of one of several tiles is multiplied: its part of their share of what is ahead.
-void fetch_share(const Ahead& ahead, int g, int groups) {
-  for (ptrdiff_t i = ahead.bytes * g / groups; i < ahead.bytes * (g + 1) / groups; i += kLine) prefetch(ahead.data + i);
-}
-
 // Where a tile's weights come from: one a byte in scratch, one a byte as they are stored, or two a byte as they are stored.
 enum class Weights { unpacked, bytes, packed };
+
+// Memory is read a little at every step of a product, a step being kStep bytes of its weights: a group's worth at once would fill the
+// queue of cache misses, in which the tile's own weights then wait.
+constexpr ptrdiff_t kStep = kPanel * 4;
+
+// Weights that one tile reads, once: so far ahead of their reading, which is what arrives during the latency of memory at 40 GB/s.
+// Of 0.5 to 16 KiB the fastest.
+constexpr ptrdiff_t kStream = 4 << 10;
+struct FetchStream {
+  const char* next;
+  // For group g of a tile whose groups have group_bytes.
+  FetchStream(const QuantizedTile& t, const Ahead&, int g, ptrdiff_t group_bytes) : next(reinterpret_cast<const char*>(t.w)) {
+    const ptrdiff_t end = group_bytes * t.groups, at = group_bytes * g + kStream;
+    if (at < end) next += at;
+    else if (at < end + t.ahead.bytes) next = t.ahead.data + (at - end);  // else what is there: unmapped addresses cost a look-up each
+  }
+  void step() {
+    for (ptrdiff_t i = 0; i < kStep; i += kLine) prefetch_once(next + i);
+    next += kStep;
+  }
+};
+
+// The share of one of several tiles in what the next block is, which may be more than fits beside this one in the first-level cache.
+struct FetchShare {
+  const char* next;
+  ptrdiff_t bytes = 0;  // a step, about kLine at most
+  FetchShare(const QuantizedTile& t, const Ahead& share, int g, ptrdiff_t group_bytes) : next(reinterpret_cast<const char*>(t.w)) {
+    if (share.bytes <= 0) return;
+    next = share.data + share.bytes * g / t.groups;
+    bytes = share.bytes * kStep / (group_bytes * t.groups);
+  }
+  void step() {
+    prefetch_second(next);
+    next += bytes;
+  }
+};
 
 // What the sums of a row and group start from, and total + x_scale w_scale sum: see QuantizedTile.
 template <class Dot, Weights Kind>
@@ -53,7 +72,7 @@ Vec add_group(Vec total, typename Dot::Sum group_sum, Vec x_scale, Vec w_scale) 
 }
 
 // Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
-template <class Dot, Weights Kind, int Rows>
+template <class Dot, Weights Kind, int Rows, class Fetch>
 void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   constexpr int kVectors = Tiling::kVectors;
   const int8_t* x = t.x + first * t.x_stride;
@@ -66,22 +85,21 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) total[r][j] = t.accumulate ? load(c + r * t.c_stride + j * Vec::kLanes) : zero();
   for (int g = 0; g < t.groups; ++g) {
-    if (Kind != Weights::unpacked && t.rows == Rows) fetch_stream(t, g, group_bytes);
-    else fetch_share(ahead, g, t.groups);
     for (int i = 0; ahead.scales && i < kPanel; i += kLine / 4) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
     typename Dot::Sum sums[Rows][kVectors];
     for (int r = 0; r < Rows; ++r) {
       const typename Dot::Sum first_sum = start<Dot, Kind>(x_sums[r]);
       for (int j = 0; j < kVectors; ++j) sums[r][j] = first_sum;
     }
+    const Fetch fetch(t, ahead, g, group_bytes);
     if constexpr (Kind != Weights::packed) {
-      Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
+      Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums, fetch);
     } else if constexpr (Dot::kUnpacks) {
-      Dot::template run_packed<Rows, kVectors>(x, t.x_stride, w, t.group, sums);
+      Dot::template run_packed<Rows, kVectors>(x, t.x_stride, w, t.group, sums, fetch);
     } else {
       uint8_t unpacked[kMaxGroup * kPanel];
       unpack_u4(w, unpacked, static_cast<size_t>(t.group) * kPanel / 2);
-      Dot::template run<Rows, kVectors>(x, t.x_stride, unpacked, t.group, sums);
+      Dot::template run<Rows, kVectors>(x, t.x_stride, unpacked, t.group, sums, fetch);
     }
     Vec w_scale[kVectors];
     for (int j = 0; j < kVectors; ++j) w_scale[j] = load(t.w_scales + g * kPanel + j * Vec::kLanes);
@@ -100,8 +118,10 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
 
 template <class Dot, Weights Kind>
 void gemm_quantized(const QuantizedTile& t) {
-  for_each_row_tile<Tiling::kIntRows>(
-      t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) { quantized_tile<Dot, Kind, rows.value>(t, first, ahead); });
+  for_each_row_tile<Tiling::kIntRows>(t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) {
+    if (Kind != Weights::unpacked && t.rows == rows.value) quantized_tile<Dot, Kind, rows.value, FetchStream>(t, first, ahead);
+    else quantized_tile<Dot, Kind, rows.value, FetchShare>(t, first, ahead);
+  });
 }
 
 // Scales of a group of activations, by its largest magnitude, and what QuantizedTile has of them: beside 8-bit weights the finest,

@@ -24,6 +24,7 @@ struct Tiling {
 };
 
 inline void prefetch(const char* p) { __builtin_prefetch(p); }
+inline void prefetch_second(const char* p) { __builtin_prefetch(p, 0, 2); }  // into the second-level cache
 inline void prefetch_once(const char* p) { __builtin_prefetch(p, 0, 0); }  // leaves the other caches to what is read again
 inline Vec zero() { return {vdupq_n_f32(0.0f)}; }
 inline Vec broadcast(float x) { return {vdupq_n_f32(x)}; }
@@ -102,11 +103,12 @@ struct Dot {
     }
   }
 
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+  template <int Rows, int Vectors, class Fetch>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int k = 0; k < depth; k += 16, w += 4 * 16 * Vectors) {
       int8x16_t quads[Rows];
       for (int r = 0; r < Rows; ++r) quads[r] = vld1q_s8(x + r * x_stride + k);
+      for (int i = 0; i < 4; ++i) fetch.step();
       add_lane<0>(quads, w, sums);
       add_lane<1>(quads, w, sums);
       add_lane<2>(quads, w, sums);
@@ -135,13 +137,14 @@ inline int8x16_t broadcast_bytes(const int8_t* p) {
 struct Dot4 {
   static constexpr bool kUnpacks = false;
   using Sum = IntVec;
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+  template <int Rows, int Vectors, class Fetch>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int begin = 0; begin < depth; begin += 32) {
       int16x8_t low[Rows][Vectors], high[Rows][Vectors];
       for (int r = 0; r < Rows; ++r)
         for (int j = 0; j < Vectors; ++j) low[r][j] = high[r][j] = vdupq_n_s16(0);
       for (int k = begin; k < begin + 32; k += 4, w += 16 * Vectors) {
+        fetch.step();
         int8x16_t quads[Rows];
         for (int r = 0; r < Rows; ++r) quads[r] = broadcast_bytes(x + r * x_stride + k);
         for (int j = 0; j < Vectors; ++j) {
@@ -164,9 +167,10 @@ struct Dot8 {
     int32x4_t low, high;  // two sums for each channel, two channels in each half
   };
   static Sum start(int32_t) { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
+  template <int Rows, int Vectors, class Fetch>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int k = 0; k < depth; k += 8, w += 2 * 16 * Vectors) {
+      for (int i = 0; i < 2; ++i) fetch.step();
       for (int j = 0; j < Vectors; ++j) {
         const int8x16_t first = Codes8::load(w + 16 * j), second = Codes8::load(w + 16 * (Vectors + j));
         for (int r = 0; r < Rows; ++r) {

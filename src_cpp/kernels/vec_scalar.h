@@ -27,6 +27,7 @@ inline Vec map(F f) {
 }
 
 inline void prefetch(const char*) {}
+inline void prefetch_second(const char*) {}
 inline void prefetch_once(const char*) {}
 inline Vec zero() { return map([](int) { return 0.0f; }); }
 inline Vec broadcast(float x) { return map([=](int) { return x; }); }
@@ -132,13 +133,15 @@ inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
 
 struct Dot {
   using Sum = IntVec;
-  template <int Rows, int Vectors>
-  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors]) {
-    for (int k = 0; k < depth; k += 4, w += 4 * Vectors * Vec::kLanes)
+  template <int Rows, int Vectors, class Fetch>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
+    for (int k = 0; k < depth; k += 4, w += 4 * Vectors * Vec::kLanes) {
+      fetch.step();
       for (int r = 0; r < Rows; ++r)
         for (int j = 0; j < Vectors; ++j)
           for (int i = 0; i < Vec::kLanes; ++i)
             for (int b = 0; b < 4; ++b) sums[r][j].v[i] += x[r * x_stride + k + b] * w[(j * Vec::kLanes + i) * 4 + b];
+    }
   }
 };
 struct Dot4 : Dot {

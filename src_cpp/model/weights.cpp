@@ -105,14 +105,25 @@ void Weights::visit(const F& f) {
   head.visit(f);
 }
 
+int64_t Weights::total() {
+  int64_t sum = 0;
+  visit([&](const auto&, int64_t bytes) { sum += round_up(bytes, kLine); });
+  return sum;
+}
+
+void Weights::place(const char* begin) {
+  visit([&](auto& array, int64_t bytes) {
+    using Array = std::remove_reference_t<decltype(array)>;
+    array = Array::view(begin, bytes / static_cast<int64_t>(sizeof(array[0])));
+    begin += round_up(bytes, kLine);
+  });
+}
+
 void Weights::allocate() {
-  if (!tied) embedding.allocate();
-  for (LayerWeights& l : layers) {
-    l.vectors(config_, [](AlignedArray<float>& v, int64_t width) { v = AlignedArray<float>(width); });
-    l.matrices([](Linear& m) { m.allocate(); });
-  }
-  final_norm = AlignedArray<float>(config_.d_model);
-  head.allocate();
+  memory = AlignedArray<char>(total());
+  place(memory.data());
+  for (LayerWeights& l : layers) l.matrices([](Linear& m) { m.clear(); });
+  head.clear();
 }
 
 // A file: magic, length of the tag, tag; then, each at a multiple of kPage or kLine, the arrays; the magic again. The end is written
@@ -146,23 +157,17 @@ void Weights::map(const std::string& path, const std::string& tag) {
   const char* data = mapped->data();
   const int64_t size = mapped->size();
   uint64_t length = 0;
-  int64_t at = static_cast<int64_t>(sizeof kMagic + sizeof length);
+  const int64_t at = static_cast<int64_t>(sizeof kMagic + sizeof length);
   if (size < at || std::memcmp(data, kMagic, sizeof kMagic) != 0) throw std::invalid_argument(path + ": is no file of packed weights");
   std::memcpy(&length, data + sizeof kMagic, sizeof length);
   if (length != tag.size() || size < at + static_cast<int64_t>(length) || std::memcmp(data + at, tag.data(), length) != 0)
     throw std::invalid_argument(path + ": was packed from other weights, or for another build of the kernels");
   const int64_t begin = round_up(at + static_cast<int64_t>(length), kPage);
-  int64_t end = begin;
-  visit([&](const auto&, int64_t bytes) { end += round_up(bytes, kLine); });
+  const int64_t end = begin + total();
   if (size != end + static_cast<int64_t>(sizeof kMagic) || std::memcmp(data + end, kMagic, sizeof kMagic) != 0)
     throw std::invalid_argument(path + ": is not whole: expected " + std::to_string(end + static_cast<int64_t>(sizeof kMagic)) +
                                 " bytes, found " + std::to_string(size));
-  at = begin;
-  visit([&](auto& array, int64_t bytes) {
-    using Array = std::remove_reference_t<decltype(array)>;
-    array = Array::view(data + at, bytes / static_cast<int64_t>(sizeof(array[0])));
-    at += round_up(bytes, kLine);
-  });
+  place(data + begin);
   file = std::move(mapped);
 }
 

@@ -63,7 +63,8 @@ struct Weights {
   int64_t bytes();
 
   bool tied;
-  std::unique_ptr<MappedFile> file;  // outlives the arrays below
+  std::unique_ptr<MappedFile> file;  // one of these two outlives the arrays below
+  AlignedArray<char> memory;         // one piece, so that its pages are large ones: experts are too small to have any of their own
   Embedding embedding;  // [vocabulary, d_model]; empty when tied
   std::vector<LayerWeights> layers;
   AlignedArray<float> final_norm;  // [d_model]
@@ -73,6 +74,10 @@ struct Weights {
   // Calls f(array, bytes) for every array, in an order that never changes.
   template <class F>
   void visit(const F& f);
+
+  // The bytes of all arrays, each at a multiple of a cache line, and those arrays in such memory.
+  int64_t total();
+  void place(const char* begin);
 
   LayerWeights& layer_of(int64_t layer);
   Expert& expert_of(int64_t layer, int64_t expert);

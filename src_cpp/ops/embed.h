@@ -10,7 +10,6 @@ class Embedding {
  public:
   Embedding() = default;
   Embedding(int64_t vocabulary, int64_t width, DType dtype) : vocabulary_(vocabulary), width_(width), dtype_(dtype) {}
-  void allocate() { data_ = AlignedArray<char>(vocabulary_ * width_ * size_of(dtype_)); }
   template <class F>
   void visit(const F& f) {
     f(data_, vocabulary_ * width_ * size_of(dtype_));

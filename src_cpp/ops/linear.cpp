@@ -4,6 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "ops/convert.h"
@@ -235,9 +236,15 @@ int64_t Linear::data_bytes() const {
 }
 
 void Linear::allocate() {
-  data_ = AlignedArray<char>(data_bytes());
+  visit([](auto& array, int64_t bytes) {
+    using Array = std::remove_reference_t<decltype(array)>;
+    array = Array(bytes / static_cast<int64_t>(sizeof(array[0])));
+  });
+  clear();
+}
+
+void Linear::clear() {
   if (format_.quantized()) {
-    scales_ = AlignedArray<float>(panels_ * groups_ * panel_);
     std::memset(scales_.data(), 0, static_cast<size_t>(scales_.size()) * sizeof(float));
     std::memset(data_.data(), format_.dtype == DType::int4 ? 0x88 : 128, static_cast<size_t>(data_.size()));
     return;

@@ -22,8 +22,11 @@ class Linear {
   Linear() = default;
   Linear(int64_t channels, int64_t depth, WeightFormat format, const KernelTable& kernels);
 
-  // Memory for the weights, zero where there are none.
+  // Memory of its own for the weights, which are zero.
   void allocate();
+
+  // Weights of zero, where memory is.
+  void clear();
 
   // Calls f with each array and the bytes that it has or will have, in an order that never changes.
   template <class F>
