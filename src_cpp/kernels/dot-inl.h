@@ -25,7 +25,7 @@ struct Dot {
   template <int Rows, int Vectors, class Fetch>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int k = 0; k < depth; k += 4, w += kVectorBytes * Vectors) {
-      fetch.step();
+      fetch.template step<1>();
       IntVec weight[Vectors];
       for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + kVectorBytes * j);
       for (int r = 0; r < Rows; ++r) {
@@ -47,7 +47,7 @@ struct Dot4 : Dot {
     for (int r = 0; r < Rows && kSplit; ++r)
       for (int j = 0; j < Vectors; ++j) high_sums[r][j] = splat(0);
     for (int k = 0; k < depth; k += 8, w += kVectorBytes * Vectors) {
-      fetch.step();
+      fetch.template step<1>();
       IntVec low[Vectors], high[Vectors];
       for (int j = 0; j < Vectors; ++j) {
         const IntVec pair = load_bytes(w + kVectorBytes * j);
@@ -79,10 +79,10 @@ struct Dot4 {
   template <int Rows, int Vectors, class Fetch>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int begin = 0; begin < depth; begin += 32) {
+      fetch.template step<8>();
       IntVec pairs[Rows][Vectors];
 LLADA_UNROLL(8)
       for (int i = 0; i < 8; ++i, w += kVectorBytes * Vectors) {
-        fetch.step();
         IntVec weight[Vectors];
         for (int j = 0; j < Vectors; ++j) weight[j] = load_bytes(w + kVectorBytes * j);
         for (int r = 0; r < Rows; ++r) {
@@ -103,10 +103,10 @@ LLADA_UNROLL(8)
   template <int Rows, int Vectors, class Fetch>
   static void run_packed(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int begin = 0; begin < depth; begin += 32) {
+      fetch.template step<4>();
       IntVec pairs[Rows][Vectors];
 LLADA_UNROLL(4)
       for (int i = 0; i < 4; ++i, w += kVectorBytes * Vectors) {
-        fetch.step();
         for (int j = 0; j < Vectors; ++j) {
           const IntVec both = load_bytes(w + kVectorBytes * j), low = low_nibbles(both), high = high_nibbles(both);
           for (int r = 0; r < Rows; ++r) {
@@ -133,7 +133,7 @@ struct Dot8 {
   template <int Rows, int Vectors, class Fetch>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int k = 0; k < depth; k += 4, w += kVectorBytes * Vectors) {
-      fetch.step();
+      fetch.template step<1>();
       for (int j = 0; j < Vectors; ++j) {
         const IntVec weight = centre(load_bytes(w + kVectorBytes * j)), size = magnitude(weight);
         for (int r = 0; r < Rows; ++r) add_signed_products(sums[r][j], weight, size, broadcast_bytes(x + r * x_stride + k));

@@ -38,24 +38,27 @@ struct FetchStream {
     if (at < end) next += at;
     else if (at < end + t.ahead.bytes) next = t.ahead.data + (at - end);  // else what is there: unmapped addresses cost a look-up each
   }
+  template <int Steps>
   void step() {
-    for (ptrdiff_t i = 0; i < kStep; i += kLine) prefetch_once(next + i);
-    next += kStep;
+    for (ptrdiff_t i = 0; i < Steps * kStep; i += kLine) prefetch_once(next + i);
+    next += Steps * kStep;
   }
 };
 
 // The share of one of several tiles in what the next block is, which may be more than fits beside this one in the first-level cache.
 struct FetchShare {
   const char* next;
-  ptrdiff_t bytes = 0;  // a step, about kLine at most
+  ptrdiff_t bytes = 0;  // a step, at most about kLine
   FetchShare(const QuantizedTile& t, const Ahead& share, int g, ptrdiff_t group_bytes) : next(reinterpret_cast<const char*>(t.w)) {
     if (share.bytes <= 0) return;
     next = share.data + share.bytes * g / t.groups;
     bytes = share.bytes * kStep / (group_bytes * t.groups);
   }
+  template <int Steps>
   void step() {
     prefetch_second(next);
-    next += bytes;
+    for (ptrdiff_t i = kLine; Steps > 1 && i < Steps * bytes; i += kLine) prefetch_second(next + i);
+    next += Steps * bytes;
   }
 };
 

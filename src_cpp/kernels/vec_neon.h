@@ -108,7 +108,7 @@ struct Dot {
     for (int k = 0; k < depth; k += 16, w += 4 * 16 * Vectors) {
       int8x16_t quads[Rows];
       for (int r = 0; r < Rows; ++r) quads[r] = vld1q_s8(x + r * x_stride + k);
-      for (int i = 0; i < 4; ++i) fetch.step();
+      fetch.template step<4>();
       add_lane<0>(quads, w, sums);
       add_lane<1>(quads, w, sums);
       add_lane<2>(quads, w, sums);
@@ -143,8 +143,8 @@ struct Dot4 {
       int16x8_t low[Rows][Vectors], high[Rows][Vectors];
       for (int r = 0; r < Rows; ++r)
         for (int j = 0; j < Vectors; ++j) low[r][j] = high[r][j] = vdupq_n_s16(0);
+      fetch.template step<8>();
       for (int k = begin; k < begin + 32; k += 4, w += 16 * Vectors) {
-        fetch.step();
         int8x16_t quads[Rows];
         for (int r = 0; r < Rows; ++r) quads[r] = broadcast_bytes(x + r * x_stride + k);
         for (int j = 0; j < Vectors; ++j) {
@@ -170,7 +170,7 @@ struct Dot8 {
   template <int Rows, int Vectors, class Fetch>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int k = 0; k < depth; k += 8, w += 2 * 16 * Vectors) {
-      for (int i = 0; i < 2; ++i) fetch.step();
+      fetch.template step<2>();
       for (int j = 0; j < Vectors; ++j) {
         const int8x16_t first = Codes8::load(w + 16 * j), second = Codes8::load(w + 16 * (Vectors + j));
         for (int r = 0; r < Rows; ++r) {

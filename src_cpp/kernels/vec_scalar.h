@@ -136,7 +136,7 @@ struct Dot {
   template <int Rows, int Vectors, class Fetch>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int k = 0; k < depth; k += 4, w += 4 * Vectors * Vec::kLanes) {
-      fetch.step();
+      fetch.template step<1>();
       for (int r = 0; r < Rows; ++r)
         for (int j = 0; j < Vectors; ++j)
           for (int i = 0; i < Vec::kLanes; ++i)
