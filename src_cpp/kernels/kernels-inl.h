@@ -36,6 +36,13 @@ struct FloatProduct {
   static Vec add_product(Vec sum, Vec weights, Vec factors) { return fma(factors, weights, sum); }
 };
 
+// The lines of a tile's results, while it is computed: rows of a large result lie on pages of their own, and are in no cache.
+template <int Rows>
+void fetch_results(const float* c, ptrdiff_t c_stride) {
+  for (int r = 0; r < Rows; ++r)
+    for (int j = 0; j < kPanel; j += kLine / 4) prefetch(reinterpret_cast<const char*>(c + r * c_stride + j));
+}
+
 // Rows x one panel. Every accumulator is one chain over the depth, so a row's bits do not depend on Rows.
 template <class Product, int Rows>
 void gemm_tile(const llada::GemmTile<typename Product::Element>& t, int first, Ahead ahead) {
@@ -43,6 +50,7 @@ void gemm_tile(const llada::GemmTile<typename Product::Element>& t, int first, A
   const auto* a = t.a + first * t.a_stride;
   const auto* w = t.w;
   float* c = t.c + first * t.c_stride;
+  fetch_results<Rows>(c, t.c_stride);
   Vec acc[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) acc[r][j] = zero();

@@ -84,6 +84,7 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   const uint8_t* w = t.w;
   const ptrdiff_t group_bytes = t.group * kPanel / (Kind == Weights::packed ? 2 : 1);
   float* c = t.c + first * t.c_stride;
+  fetch_results<Rows>(c, t.c_stride);
   Vec total[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) total[r][j] = t.accumulate ? load(c + r * t.c_stride + j * Vec::kLanes) : zero();
