@@ -45,12 +45,12 @@ class Linear(LongCall):
     def time_linear(self, *_):
         self.call()
 
-    time_linear.version = "2"
+    time_linear.version = "3"
 
     def track_gflops(self, isa, weight_format, shape, rows):
         return self.rate(shape, rows)
 
-    track_gflops.version = "2"
+    track_gflops.version = "3"
     track_gflops.unit = "GFLOP/s"
 
     def track_fraction_of_peak(self, isa, weight_format, shape, rows):
@@ -62,7 +62,7 @@ class Linear(LongCall):
         rate = self.rate(shape, rows)
         return rate / max(before, peak_gflops(isa))
 
-    track_fraction_of_peak.version = "2"
+    track_fraction_of_peak.version = "3"
     track_fraction_of_peak.unit = "fraction"
 
 
@@ -87,5 +87,5 @@ class LinearError(LongCall):
         exact = self.x.astype(np.float64) @ held.T
         return np.abs(self.out[:, -self.columns:] - exact).max() / np.abs(exact).max()
 
-    track_error.version = "2"
+    track_error.version = "3"
     track_error.unit = "of the largest output"

@@ -40,14 +40,15 @@ class Matmul(LongCall):
     def setup(self, shape, rows):
         self.weight = random_weight(shape)
         self.x, self.out = input_and_output(shape, rows)
+        self.their_out = np.ones(self.out.shape, np.float32)  # NumPy would compute rows that lie apart elsewhere, and copy them
 
     def theirs(self):
-        np.matmul(self.x, self.weight.T, out=self.out)
+        np.matmul(self.x, self.weight.T, out=self.their_out)
 
     def time_numpy(self, *_):
         self.theirs()
 
-    time_numpy.version = "1"
+    time_numpy.version = "2"
 
     def track_ratio(self, shape, rows):
         """NumPy's time over ours, in the same process and in turns: above 1, ours is faster. Medians."""
@@ -59,5 +60,5 @@ class Matmul(LongCall):
         pairs = [(seconds(self.theirs), seconds(ours)) for _ in range(PAIRS)]
         return median(theirs for theirs, _ in pairs) / median(ours for _, ours in pairs)
 
-    track_ratio.version = "1"
+    track_ratio.version = "2"
     track_ratio.unit = "NumPy time / ours"

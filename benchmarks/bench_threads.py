@@ -43,12 +43,12 @@ class LinearThreads(LongCall):
     def time_linear(self, *_):
         self.call(self.threads)
 
-    time_linear.version = "1"
+    time_linear.version = "2"
 
     def track_speedup_of_threads(self, *_):
         return speedup(self.call, self.threads)
 
-    track_speedup_of_threads.version = "1"
+    track_speedup_of_threads.version = "2"
     track_speedup_of_threads.unit = "time of one thread / of all"
 
 

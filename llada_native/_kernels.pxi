@@ -71,8 +71,8 @@ cdef class Kernels:
 
     def gemm_quantized(self, int bits, const int8_t[:, ::1] x, const float[:, ::1] x_scales, const int32_t[:, ::1] x_sums,
                        const uint8_t[:, :, ::1] w, const float[:, ::1] w_scales, float[:, ::1] c, bint accumulate=False):
-        """x [rows, depth], x_scales and x_sums [groups, rows] (of 4 bits: bases and starts), w [depth / 4, panel, 4] or, of 4 bits and packed, [depth / 8, panel, 4],
-        w_scales [groups, panel], c [rows, panel]"""
+        """x [rows, depth], x_scales and x_sums [groups, rows] (of 4 bits: bases and starts), w [depth / 4, panel, 4] or, of 4 bits and
+        packed, [depth / 8, panel, 4], w_scales [groups, panel], c [rows, panel]"""
         cdef int groups = x_scales.shape[0], panel = self.table.panel
         cdef bint packed = bits == 4 and w.shape[0] == x.shape[1] // 8
         if (x_scales.shape[1] != x.shape[0] or (x_sums.shape[0], x_sums.shape[1]) != (groups, x.shape[0])

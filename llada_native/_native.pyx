@@ -434,6 +434,16 @@ cdef class NativeKVCache:
         return <uintptr_t> self.get()
 
 
+cdef ptrdiff_t row_stride(float[:, :] rows, str name) except -1:
+    """Numbers from one row to the next. NumPy leaves the strides of a dimension of one undefined."""
+    cdef ptrdiff_t width = rows.shape[1], stride = rows.strides[0]
+    if rows.shape[0] == 1:
+        stride = 4 * width
+    if (width > 1 and rows.strides[1] != 4) or stride < 4 * width or stride % 4:
+        raise ValueError(f"{name}: expected rows of numbers side by side, found strides {(rows.strides[0], rows.strides[1])}")
+    return stride // 4
+
+
 cdef class PackedLinear:
     """One linear layer on its own, for tests and benchmarks: ``out = x @ weight.T``. The weight is of floats or `IntegerRows`."""
     cdef unique_ptr[cpp.Linear] weight
@@ -479,16 +489,14 @@ cdef class PackedLinear:
         """``out = x @ weight.T``, or added to out. Rows may lie apart, with their numbers side by side."""
         if x.shape[1] != self.shape[1] or out.shape[1] != self.shape[0] or x.shape[0] != out.shape[0] or x.shape[0] == 0:
             raise ValueError("x or out does not fit the weight")
-        for name, shape, strides in (("x", x.shape[1], (x.strides[0], x.strides[1])), ("out", out.shape[1], (out.strides[0], out.strides[1]))):
-            if strides[1] != 4 or strides[0] < 4 * shape or strides[0] % 4:
-                raise ValueError(f"{name}: expected rows of numbers side by side, found strides {strides}")
+        x_stride, out_stride = row_stride(x, "x"), row_stride(out, "out")
         cdef cpp.Rows source, target
         cdef vector[cpp.Product] products
         cdef cpp.Interrupt never
         cdef unique_ptr[cpp.Team] team
         cdef int64_t rows = x.shape[0]
-        source.data, source.stride = &x[0, 0], x.strides[0] // 4
-        target.data, target.stride = &out[0, 0], out.strides[0] // 4
+        source.data, source.stride = &x[0, 0], x_stride
+        target.data, target.stride = &out[0, 0], out_stride
         with nogil:
             team.reset(new cpp.Team(threads, never))
             products.push_back(cpp.product(self.weight.get()[0], source, rows, target, accumulate))

@@ -47,6 +47,7 @@ def test_kernels(driver, isa):
     done = run(EMULATOR, driver, isa)
     assert done.returncode == 0 and done.stdout.count("compared") == 17, done.stdout
 
+
 def test_a_processor_without_dot_products(driver):
     done = run(EMULATOR, "-cpu", "cortex-a53", driver, "neondot")
     assert (done.returncode, done.stdout) == (2, "instruction set 'neondot': this processor lacks it; it can run: scalar, neon\n")

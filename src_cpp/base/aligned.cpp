@@ -24,7 +24,7 @@ void* aligned_bytes(size_t bytes) {
 #endif
   if (p == nullptr) throw std::bad_alloc();
 #ifdef __linux__
-  // A weight matrix is streamed front to back by every forward: 2 MiB pages spare most of its TLB misses.
+  // Weights are streamed front to back by every forward: 2 MiB pages spare most of their TLB misses.
   if (alignment == kHugePage) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
   return p;

@@ -23,12 +23,13 @@ class AlignedArray {
   explicit AlignedArray(int64_t size)
       : data_(size > 0 ? static_cast<T*>(aligned_bytes(static_cast<size_t>(size) * sizeof(T))) : nullptr), size_(size) {}
 
-  // Memory of someone else, who outlives the array; writing to it is for them to allow.
-  static AlignedArray view(const void* data, int64_t size) {
-    AlignedArray array;
-    array.data_ = std::unique_ptr<T, Free>(static_cast<T*>(const_cast<void*>(data)), Free{false});
-    array.size_ = size;
-    return array;
+  // Gives an array of so many bytes its memory.
+  void allocate(int64_t bytes) { *this = AlignedArray(bytes / static_cast<int64_t>(sizeof(T))); }
+
+  // Points it at so many bytes of someone else, who outlives it; whether they may be written is for them to say.
+  void view(char* begin, int64_t bytes) {
+    data_ = std::unique_ptr<T, Free>(reinterpret_cast<T*>(begin), Free{false});
+    size_ = bytes / static_cast<int64_t>(sizeof(T));
   }
 
   T* data() { return data_.get(); }

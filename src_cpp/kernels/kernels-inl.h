@@ -36,7 +36,7 @@ struct FloatProduct {
   static Vec add_product(Vec sum, Vec weights, Vec factors) { return fma(factors, weights, sum); }
 };
 
-// The lines of a tile's results, while it is computed: rows of a large result lie on pages of their own, and are in no cache.
+// The lines of a tile's results, while it is computed: rows of a large result lie on pages of their own, and at first are in no cache.
 template <int Rows>
 void fetch_results(const float* c, ptrdiff_t c_stride) {
   for (int r = 0; r < Rows; ++r)

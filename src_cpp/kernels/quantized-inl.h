@@ -1,6 +1,8 @@
 // Integer matrix products, written once over the integer vectors of a vec_*.h. Includes the float kernels; the same ODR contract.
 #pragma once
 
+#include <string.h>
+
 #include "kernels/bf16-inl.h"
 #include "kernels/kernels-inl.h"
 #include "kernels/statistics-inl.h"
@@ -30,6 +32,7 @@ constexpr ptrdiff_t kStep = kPanel * 4;
 // Weights that one tile reads, once: so far ahead of their reading, which is what arrives during the latency of memory at 40 GB/s.
 // Of 0.5 to 16 KiB the fastest.
 constexpr ptrdiff_t kStream = 4 << 10;
+static_assert(kStream % (kMaxGroup * kPanel) == 0, "a stream goes from block to block between two groups");
 struct FetchStream {
   const char* next;
   // For group g of a tile whose groups have group_bytes.
@@ -48,7 +51,7 @@ struct FetchStream {
 // The share of one of several tiles in what the next block is, which may be more than fits beside this one in the first-level cache.
 struct FetchShare {
   const char* next;
-  ptrdiff_t bytes = 0;  // a step, at most about kLine
+  ptrdiff_t bytes = 0;  // a step: of two tiles half a line or a whole one, and fewer of more tiles
   FetchShare(const QuantizedTile& t, const Ahead& share, int g, ptrdiff_t group_bytes) : next(reinterpret_cast<const char*>(t.w)) {
     if (share.bytes <= 0) return;
     next = share.data + share.bytes * g / t.groups;
@@ -57,22 +60,23 @@ struct FetchShare {
   template <int Steps>
   void step() {
     prefetch_second(next);
-    for (ptrdiff_t i = kLine; Steps > 1 && i < Steps * bytes; i += kLine) prefetch_second(next + i);
+    for (ptrdiff_t i = kLine; Steps > 1 && i < Steps * bytes; i += kLine) prefetch_second(next + i);  // one step is one line: measured
     next += Steps * bytes;
   }
 };
 
-// What the sums of a row and group start from, and total + x_scale w_scale sum: see QuantizedTile.
+// How a group of 4-bit weights begins and ends, with a base and a start of x, and one of 8-bit weights, with a scale and a sum of x:
+// see QuantizedTile.
 template <class Dot, Weights Kind>
-typename Dot::Sum start(int32_t x_sum) {
-  if constexpr (Kind == Weights::bytes) return Dot::start(x_sum);
-  else return splat(x_sum);
-}
-template <class Dot, Weights Kind>
-Vec add_group(Vec total, typename Dot::Sum group_sum, Vec x_scale, Vec w_scale) {
-  if constexpr (Kind == Weights::bytes) return fma(to_float(group_sum), mul(x_scale, w_scale), total);
-  else return fma(sub(as_float(group_sum), x_scale), w_scale, total);
-}
+struct Group {
+  static typename Dot::Sum start(int32_t x_start) { return splat(x_start); }
+  static Vec add(Vec total, typename Dot::Sum sum, Vec x_base, Vec w_scale) { return fma(sub(as_float(sum), x_base), w_scale, total); }
+};
+template <class Dot>
+struct Group<Dot, Weights::bytes> {
+  static typename Dot::Sum start(int32_t x_sum) { return Dot::start(x_sum); }
+  static Vec add(Vec total, typename Dot::Sum sum, Vec x_scale, Vec w_scale) { return fma(to_float(sum), mul(x_scale, w_scale), total); }
+};
 
 // Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
 template <class Dot, Weights Kind, int Rows, class Fetch>
@@ -92,7 +96,7 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     for (int i = 0; ahead.scales && i < kPanel; i += kLine / 4) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
     typename Dot::Sum sums[Rows][kVectors];
     for (int r = 0; r < Rows; ++r) {
-      const typename Dot::Sum first_sum = start<Dot, Kind>(x_sums[r]);
+      const typename Dot::Sum first_sum = Group<Dot, Kind>::start(x_sums[r]);
       for (int j = 0; j < kVectors; ++j) sums[r][j] = first_sum;
     }
     const Fetch fetch(t, ahead, g, group_bytes);
@@ -109,7 +113,7 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     for (int j = 0; j < kVectors; ++j) w_scale[j] = load(t.w_scales + g * kPanel + j * Vec::kLanes);
     for (int r = 0; r < Rows; ++r) {
       const Vec x_scale = broadcast(x_scales[r]);
-      for (int j = 0; j < kVectors; ++j) total[r][j] = add_group<Dot, Kind>(total[r][j], sums[r][j], x_scale, w_scale[j]);
+      for (int j = 0; j < kVectors; ++j) total[r][j] = Group<Dot, Kind>::add(total[r][j], sums[r][j], x_scale, w_scale[j]);
     }
     x += t.group;
     w += group_bytes;
@@ -123,23 +127,25 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
 template <class Dot, Weights Kind>
 void gemm_quantized(const QuantizedTile& t) {
   for_each_row_tile<Tiling::kIntRows>(t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) {
-    if (Kind != Weights::unpacked && t.rows == rows.value) quantized_tile<Dot, Kind, rows.value, FetchStream>(t, first, ahead);
-    else quantized_tile<Dot, Kind, rows.value, FetchShare>(t, first, ahead);
+    if constexpr (Kind != Weights::unpacked) {
+      if (t.rows == rows.value) return quantized_tile<Dot, Kind, rows.value, FetchStream>(t, first, ahead);
+    }
+    quantized_tile<Dot, Kind, rows.value, FetchShare>(t, first, ahead);
   });
 }
 
-// Scales of a group of activations, by its largest magnitude, and what QuantizedTile has of them: beside 8-bit weights the finest,
+// The scale of a group of activations beside 8-bit weights, from its largest magnitude: the finest.
 struct FineScale {
-  static constexpr float kEnd = INFINITY;
+  static constexpr float kMost = 0x1.fffffep127f;
   static float of(float largest) { return largest / 127.0f; }
   static float inverse(float largest) { return 127.0f / largest; }
-  static float stored(float scale) { return scale; }
-  static int32_t stored(float, int32_t sum) { return sum; }
+  static float scale_or_base(float scale) { return scale; }
+  static int32_t sum_or_start(float, int32_t sum) { return sum; }
 };
 
-// beside 4-bit weights the power of two that is next, which is less than twice as coarse.
+// Beside 4-bit weights: the power of two that is next, less than twice as coarse.
 struct BinaryScale {
-  static constexpr float kEnd = 127.0f * 0x1p104f;  // beyond it a base would be infinite
+  static constexpr float kMost = 127.0f * 0x1p104f;  // beyond it the base would be infinite
   static float of(float largest) {
     const float fine = largest / 127.0f;
     uint32_t bits;
@@ -150,19 +156,18 @@ struct BinaryScale {
     return scale;
   }
   static float inverse(float largest) { return 1.0f / of(largest); }
-  static float stored(float scale) { return 0x1.8p23f * (scale == 0.0f ? 1.0f : scale); }  // zeros have any
-  static int32_t stored(float scale, int32_t sum) {
-    const float base = stored(scale);
+  static float scale_or_base(float scale) { return 0x1.8p23f * scale; }
+  static int32_t sum_or_start(float base, int32_t sum) {
     int32_t bits;
     memcpy(&bits, &base, sizeof bits);
     return bits - 8 * sum;
   }
 };
 
-// q[n] = round(x / scale). A group that is not finite gets a NaN scale, one of (almost) zeros 0.
+// q[n] = round(x / scale). A group that is not finite, or above kMost, gets a NaN scale, one of (almost) zeros 0.
 template <class Scale>
 void quantize_groups(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdiff_t group_stride, int n, int group) {
-  constexpr float kSmallest = 1e-30f;  // 127 / kSmallest is finite
+  constexpr float kSmallest = 1e-30f;  // the inverse of its scale is finite
   for (int g = 0; g * group < n; ++g, x += group, q += group, scales += group_stride, sums += group_stride) {
     const int count = n - g * group < group ? n - g * group : group;
     Vec most = zero(), poison = zero();
@@ -177,14 +182,14 @@ void quantize_groups(const float* x, int8_t* q, float* scales, int32_t* sums, pt
       largest_value = fmaxf(largest_value, fabsf(x[i]));
       bad += x[i] * 0.0f;
     }
-    if (largest_value >= Scale::kEnd) bad = NAN;
+    if (largest_value > Scale::kMost) bad = NAN;
     const bool usable = largest_value >= kSmallest && bad == 0.0f;
     const float scale = bad == 0.0f ? (usable ? Scale::of(largest_value) : 0.0f) : bad;
     int32_t total = 0;
     if (usable) total = narrow_q8(x, q, count, Scale::inverse(largest_value));
     for (i = usable ? count : 0; i < group; ++i) q[i] = 0;
-    *scales = Scale::stored(scale);
-    *sums = Scale::stored(scale, total);
+    *scales = Scale::scale_or_base(scale);
+    *sums = Scale::sum_or_start(*scales, total);
   }
 }
 

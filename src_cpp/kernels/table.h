@@ -83,7 +83,7 @@ using Bf16Tile = GemmTile<uint16_t>;
 // Beside 4-bit weights x_scale is a power of two, and a sum is scaled while it is built. An int32 that starts as the bits of the float32
 // base = 1.5 * 2^23 x_scale, and to which an integer |n| < 2^22 is added, is the float32 base + n x_scale, exactly; a group's sum is within
 // 128 * 127 * 8 = 130,048. What is left is `sum - base`, which runs where multiplications do not: converting and multiplying each sum by
-// x_scale took a fifth of the multipliers' time in groups of 32.
+// x_scale takes a fifth of the multipliers' time in groups of 32.
 struct QuantizedTile {
   const int8_t* x;            // [rows, groups * group], row stride x_stride
   ptrdiff_t x_stride;
@@ -133,7 +133,7 @@ struct KernelTable {
   void (*unpack_u4)(const uint8_t* packed, uint8_t* out, size_t bytes);
 
   // q[n] = x[n] / scale rounded, padded with zeros to whole groups; scales, sums [groups], group_stride apart, as QuantizedTile takes them
-  // beside 8-bit weights and beside 4-bit ones. A group with NaN or infinity has scale NaN; beside 4-bit weights, one that reaches
+  // beside 8-bit weights and beside 4-bit ones. A group with NaN or infinity has scale NaN; beside 4-bit weights, one above
   // 127 * 2^104 = 2.6e33 too.
   void (*quantize_q8)(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdiff_t group_stride, int n, int group);
   void (*quantize_q8_for_u4)(const float* x, int8_t* q, float* bases, int32_t* starts, ptrdiff_t group_stride, int n, int group);

@@ -78,7 +78,7 @@ inline int32_t narrow_q8(const float* x, int8_t* q, int n, float inverse) {
 inline IntVec splat(int32_t x) { return {vdupq_n_s32(x)}; }
 inline int8x16_t load_bytes(const uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
 
-// 4-bit codes are signed bytes as they stand; their zero point came off what the sum starts from.
+// 4-bit codes are signed bytes as they stand; their zero point is in what the sum starts from.
 struct Codes4 {
   static int8x16_t load(const uint8_t* p) { return load_bytes(p); }
 };

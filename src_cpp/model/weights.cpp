@@ -5,7 +5,6 @@
 #include <fstream>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 #include "ops/convert.h"
@@ -105,23 +104,26 @@ void Weights::visit(const F& f) {
   head.visit(f);
 }
 
-int64_t Weights::total() {
+int64_t Weights::arena_bytes() {
   int64_t sum = 0;
   visit([&](const auto&, int64_t bytes) { sum += round_up(bytes, kLine); });
   return sum;
 }
 
-void Weights::place(const char* begin) {
+void Weights::place(char* begin) {
   visit([&](auto& array, int64_t bytes) {
-    using Array = std::remove_reference_t<decltype(array)>;
-    array = Array::view(begin, bytes / static_cast<int64_t>(sizeof(array[0])));
+    array.view(begin, bytes);
     begin += round_up(bytes, kLine);
   });
 }
 
 void Weights::allocate() {
-  memory = AlignedArray<char>(total());
+#ifdef __SANITIZE_ADDRESS__  // which sees the ends of arrays that have memory of their own
+  visit([](auto& array, int64_t bytes) { array.allocate(bytes); });
+#else
+  memory.allocate(arena_bytes());
   place(memory.data());
+#endif
   for (LayerWeights& l : layers) l.matrices([](Linear& m) { m.clear(); });
   head.clear();
 }
@@ -163,11 +165,11 @@ void Weights::map(const std::string& path, const std::string& tag) {
   if (length != tag.size() || size < at + static_cast<int64_t>(length) || std::memcmp(data + at, tag.data(), length) != 0)
     throw std::invalid_argument(path + ": was packed from other weights, or for another build of the kernels");
   const int64_t begin = round_up(at + static_cast<int64_t>(length), kPage);
-  const int64_t end = begin + total();
+  const int64_t end = begin + arena_bytes();
   if (size != end + static_cast<int64_t>(sizeof kMagic) || std::memcmp(data + end, kMagic, sizeof kMagic) != 0)
     throw std::invalid_argument(path + ": is not whole: expected " + std::to_string(end + static_cast<int64_t>(sizeof kMagic)) +
                                 " bytes, found " + std::to_string(size));
-  place(data + begin);
+  place(const_cast<char*>(data) + begin);  // mapped read-only: `load` refuses to write
   file = std::move(mapped);
 }
 

@@ -64,7 +64,7 @@ struct Weights {
 
   bool tied;
   std::unique_ptr<MappedFile> file;  // one of these two outlives the arrays below
-  AlignedArray<char> memory;         // one piece, so that its pages are large ones: experts are too small to have any of their own
+  AlignedArray<char> memory;         // [arena_bytes()] one piece: large pages are larger than an expert
   Embedding embedding;  // [vocabulary, d_model]; empty when tied
   std::vector<LayerWeights> layers;
   AlignedArray<float> final_norm;  // [d_model]
@@ -76,8 +76,8 @@ struct Weights {
   void visit(const F& f);
 
   // The bytes of all arrays, each at a multiple of a cache line, and those arrays in such memory.
-  int64_t total();
-  void place(const char* begin);
+  int64_t arena_bytes();
+  void place(char* begin);
 
   LayerWeights& layer_of(int64_t layer);
   Expert& expert_of(int64_t layer, int64_t expert);

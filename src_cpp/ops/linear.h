@@ -25,7 +25,7 @@ class Linear {
   // Memory of its own for the weights, which are zero.
   void allocate();
 
-  // Weights of zero, where memory is.
+  // Sets the weights to zero in memory that they have.
   void clear();
 
   // Calls f with each array and the bytes that it has or will have, in an order that never changes.
@@ -104,7 +104,8 @@ struct GatedProduct {
   Product gate, up;
 };
 
-// All products in one parallel region. Those whose weights want rows in their own format have the same x, which is converted first.
+// All products in one parallel region. Those whose weights want rows in their own format have the same x, which is converted first, and
+// the same format: std::invalid_argument if not.
 void linear(Team& team, const KernelTable& kernels, QuantizedRows& quantized, const std::vector<Product>& products);
 
 // The same of any rows of x that are converted already, where weights want that. The products' rows may differ in number.

@@ -192,7 +192,9 @@ void unpack(const KernelTable& table) {
 }
 
 // The same roundings in every build: a product and a rounding to nearest even. So the bits agree, ties included.
-void quantize(const KernelTable& table, const KernelTable& scalar, const char* name, decltype(KernelTable::quantize_q8) KernelTable::*quantizer) {
+// A NaN is the default one of aarch64 in both builds, and so are the starts of its group.
+void quantize(const KernelTable& table, const KernelTable& scalar, const char* name,
+              decltype(KernelTable::quantize_q8) KernelTable::*quantizer) {
   Check check(table, name);
   const auto compare = [&](const Buffer<float>& x, int group) {
     const int n = x.size(), groups = (n + group - 1) / group;
