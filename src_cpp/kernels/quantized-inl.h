@@ -138,7 +138,7 @@ void gemm_quantized(const QuantizedTile& t) {
 struct FineScale {
   static constexpr float kMost = 0x1.fffffep127f;
   static float of(float largest) { return largest / 127.0f; }
-  static float inverse(float largest) { return 127.0f / largest; }
+  static float inverse(float largest, float) { return 127.0f / largest; }
   static float scale_or_base(float scale) { return scale; }
   static int32_t sum_or_start(float, int32_t sum) { return sum; }
 };
@@ -155,7 +155,7 @@ struct BinaryScale {
     memcpy(&scale, &bits, sizeof scale);
     return scale;
   }
-  static float inverse(float largest) { return 1.0f / of(largest); }
+  static float inverse(float, float scale) { return 1.0f / scale; }
   static float scale_or_base(float scale) { return 0x1.8p23f * scale; }
   static int32_t sum_or_start(float base, int32_t sum) {
     int32_t bits;
@@ -186,7 +186,7 @@ void quantize_groups(const float* x, int8_t* q, float* scales, int32_t* sums, pt
     const bool usable = largest_value >= kSmallest && bad == 0.0f;
     const float scale = bad == 0.0f ? (usable ? Scale::of(largest_value) : 0.0f) : bad;
     int32_t total = 0;
-    if (usable) total = narrow_q8(x, q, count, Scale::inverse(largest_value));
+    if (usable) total = narrow_q8(x, q, count, Scale::inverse(largest_value, scale));
     for (i = usable ? count : 0; i < group; ++i) q[i] = 0;
     *scales = Scale::scale_or_base(scale);
     *sums = Scale::sum_or_start(*scales, total);
