@@ -43,6 +43,8 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         float* c
         ptrdiff_t c_stride
         int rows, groups, group, accumulate
+        uint8_t* unpacked
+        int32_t* w_starts
 
     cdef cppclass Extremes:
         float most, second
@@ -60,8 +62,9 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         void (*gemm_packed_u4)(const QuantizedTile&) noexcept
         void (*gemm_u8)(const QuantizedTile&) noexcept
         void (*unpack_u4)(const uint8_t*, uint8_t*, size_t) noexcept
+        void (*gemm_winograd_u4)(const QuantizedTile&) noexcept
         void (*quantize_q8)(const float*, int8_t*, float*, int32_t*, ptrdiff_t, int, int) noexcept
-        void (*quantize_q8_for_u4)(const float*, int8_t*, float*, int32_t*, ptrdiff_t, int, int) noexcept
+        void (*quantize_q8_for_u4)(const float*, int8_t*, float*, int32_t*, int32_t*, ptrdiff_t, int, int) noexcept
         void (*widen_bf16)(const uint16_t*, float*, size_t) noexcept
         void (*widen_f16)(const uint16_t*, float*, size_t) noexcept
         void (*round_bf16)(const float*, float*, int) noexcept

@@ -69,23 +69,34 @@ cdef class Kernels:
         tile.c, tile.c_stride, tile.rows, tile.depth, tile.accumulate = &c[0, 0], c.shape[1], a.shape[0], a.shape[1], accumulate
         self.table.gemm_bf16(tile)
 
+    @property
+    def has_gemm_winograd(self):
+        return self.table.gemm_winograd_u4 != NULL
+
     def gemm_quantized(self, int bits, const int8_t[:, ::1] x, const float[:, ::1] x_scales, const int32_t[:, ::1] x_sums,
-                       const uint8_t[:, :, ::1] w, const float[:, ::1] w_scales, float[:, ::1] c, bint accumulate=False):
+                       const uint8_t[:, :, ::1] w, const float[:, ::1] w_scales, float[:, ::1] c, bint accumulate=False,
+                       bint winograd=False):
         """x [rows, depth], x_scales and x_sums [groups, rows] (of 4 bits: bases and starts), w [depth / 4, panel, 4] or, of 4 bits and
-        packed, [depth / 8, panel, 4], w_scales [groups, panel], c [rows, panel]"""
+        packed, [depth / 8, panel, 4], w_scales [groups, panel], c [rows, panel]; winograd: x_sums are its starts, w is packed"""
         cdef int groups = x_scales.shape[0], panel = self.table.panel
         cdef bint packed = bits == 4 and w.shape[0] == x.shape[1] // 8
         if (x_scales.shape[1] != x.shape[0] or (x_sums.shape[0], x_sums.shape[1]) != (groups, x.shape[0])
                 or groups * (x.shape[1] // groups) != x.shape[1] or x.shape[1] // groups not in (32, 64, 128)
-                or (w.shape[0], w.shape[1], w.shape[2]) != (x.shape[1] // (8 if packed else 4), panel, 4)
+                or (w.shape[0], w.shape[1], w.shape[2]) != (x.shape[1] // (8 if packed else 4), panel, 4) or (winograd and not packed)
                 or (w_scales.shape[0], w_scales.shape[1]) != (groups, panel) or (c.shape[0], c.shape[1]) != (x.shape[0], panel)):
             raise ValueError("gemm_quantized: shapes that do not fit each other")
+        if winograd and self.table.gemm_winograd_u4 == NULL:
+            raise ValueError("gemm_quantized: no Winograd products in this build")
         cdef cpp.QuantizedTile tile
+        cdef uint8_t[:, ::1] unpacked = np.empty((x.shape[1], panel), np.uint8)
+        cdef int32_t[:, ::1] w_starts = np.empty((groups, panel), np.int32)
         tile.x, tile.x_stride, tile.x_scales, tile.x_sums = &x[0, 0], x.shape[1], &x_scales[0, 0], &x_sums[0, 0]
         tile.x_group_stride, tile.w, tile.w_scales = x_scales.shape[1], &w[0, 0, 0], &w_scales[0, 0]
         tile.c, tile.c_stride, tile.rows, tile.accumulate = &c[0, 0], c.shape[1], x.shape[0], accumulate
         tile.groups, tile.group = x_scales.shape[0], x.shape[1] // x_scales.shape[0]
-        (self.table.gemm_packed_u4 if packed else self.table.gemm_u4 if bits == 4 else self.table.gemm_u8)(tile)
+        tile.unpacked, tile.w_starts = &unpacked[0, 0], &w_starts[0, 0]
+        (self.table.gemm_winograd_u4 if winograd else self.table.gemm_packed_u4 if packed else self.table.gemm_u4 if bits == 4
+         else self.table.gemm_u8)(tile)
 
     def extremes(self, const float[::1] x):
         """The largest of x, its lowest index, the second largest, whether there is a NaN."""
@@ -105,8 +116,12 @@ cdef class Kernels:
     def quantize_q8(self, const float[::1] x, int8_t[::1] q, float[::1] scales, int32_t[::1] sums, int group):
         self.table.quantize_q8(&x[0], &q[0], &scales[0], &sums[0], 1, x.shape[0], group)
 
-    def quantize_q8_for_u4(self, const float[::1] x, int8_t[::1] q, float[::1] bases, int32_t[::1] starts, int group):
-        self.table.quantize_q8_for_u4(&x[0], &q[0], &bases[0], &starts[0], 1, x.shape[0], group)
+    def quantize_q8_for_u4(self, const float[::1] x, int8_t[::1] q, float[::1] bases, int32_t[::1] starts, int group,
+                           int32_t[::1] winograd_starts=None):
+        cdef int32_t* winograd = NULL
+        if winograd_starts is not None:
+            winograd = &winograd_starts[0]
+        self.table.quantize_q8_for_u4(&x[0], &q[0], &bases[0], &starts[0], winograd, 1, x.shape[0], group)
 
     def widen_bf16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_bf16(&x[0], &out[0], x.shape[0])

@@ -11,6 +11,7 @@ BITS = {"int8": 8, "int4": 4}
 ZERO = {8: 128, 4: 8}
 LOWEST = {8: 1, 4: 0}  # of the codes
 HIGHEST = {8: 255, 4: 15}
+LARGEST = {8: 127, 4: 120}  # of the activations beside them
 # A chain of float32 multiply-adds over g groups, each within half a unit in the last place of what it holds so far.
 EPSILON = 2.0**-24
 
@@ -18,10 +19,10 @@ EPSILON = 2.0**-24
 def operands(kernels, bits, rows, groups, group, fill="random", seed=0):
     rng = np.random.default_rng(seed)
     depth = groups * group
-    x = rng.integers(-127, 128, (rows, depth)).astype(np.int8)
+    x = rng.integers(-LARGEST[bits], LARGEST[bits] + 1, (rows, depth)).astype(np.int8)
     w = rng.integers(LOWEST[bits], HIGHEST[bits] + 1, (depth // 4, kernels.panel, 4)).astype(np.uint8)
     if fill == "extremes":  # the largest sums there are, of both signs
-        x[:] = np.where(np.arange(rows)[:, None] % 2, 127, -127)
+        x[:] = np.where(np.arange(rows)[:, None] % 2, LARGEST[bits], -LARGEST[bits])
         w[:] = np.where(np.arange(kernels.panel)[:, None] % 2, HIGHEST[bits], LOWEST[bits])
     elif fill == "zeros":
         x[:] = 0
@@ -38,6 +39,12 @@ def prepared(bits, x, x_scales):
     return bases, bases.view(np.int32) - 8 * sums
 
 
+def winograd_starts(x, bases):
+    """The bits of the bases less the sum of x1 (x2 + 128), x1 and x2 being every other four depths."""
+    first, second = np.moveaxis(x.astype(np.int32).reshape(len(x), len(bases), -1, 2, 4), 3, 0)
+    return bases.view(np.int32) - np.ascontiguousarray((first * (second + 128)).sum((2, 3), dtype=np.int32).T)
+
+
 def random_scales(bits, rng, shape):
     scales = rng.uniform(0.01, 2, shape) if bits == 8 else 2.0 ** rng.integers(-20, 4, shape)
     return scales.astype(np.float32)
@@ -45,7 +52,7 @@ def random_scales(bits, rng, shape):
 
 def scale_of(dtype, group):
     """Of activations [rows, group], [rows]: the finest, or the power of two next to it."""
-    fine = np.abs(group).max(1) / np.float32(127)
+    fine = np.abs(group).max(1) / np.float32(LARGEST[BITS[dtype]])
     return fine if dtype == "int8" else np.exp2(np.ceil(np.log2(fine.astype(float)))).astype(np.float32)
 
 
@@ -107,6 +114,31 @@ def test_weights_that_are_still_packed(isa, group, fill):
         assert c.tobytes() == wanted.tobytes()
 
 
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("fill", ["random", "extremes", "zeros"])
+def test_winograds_inner_product(isa, group, fill):
+    """Exact integers where scales are 1, and the bits of the plain products where they are not; rows in one tile and in several."""
+    kernels, rng = _native.Kernels(isa), np.random.default_rng(7)
+    if not kernels.has_gemm_winograd:
+        pytest.skip("not in this build, or not for this processor")
+    for rows in [*range(1, 26), 100]:
+        x, w = operands(kernels, 4, rows, 3, group, fill, rows)
+        if fill == "extremes" and rows % 2:  # of both signs in one row too
+            x[:] = rng.choice([-120, 120], x.shape)
+            w[:] = rng.choice([0, 15], w.shape)
+        packed, ones = w[0::2] | w[1::2] << 4, np.ones((3, kernels.panel), np.float32)
+        bases, _ = prepared(4, x, np.ones((3, rows), np.float32))
+        c = np.full((rows, kernels.panel), 5, np.float32)
+        kernels.gemm_quantized(4, x, bases, winograd_starts(x, bases), packed, ones, c, winograd=True)
+        assert np.array_equal(c, exact(4, x, w, np.ones((3, rows)), ones, group)), rows
+        w_scales = rng.normal(size=(3, kernels.panel)).astype(np.float32)
+        bases, starts = prepared(4, x, random_scales(4, rng, (3, rows)))
+        wanted = c.copy()
+        kernels.gemm_quantized(4, x, bases, starts, packed, w_scales, wanted, True)
+        kernels.gemm_quantized(4, x, bases, winograd_starts(x, bases), packed, w_scales, c, True, winograd=True)
+        assert c.tobytes() == wanted.tobytes(), rows
+
+
 def test_a_row_does_not_depend_on_the_others(isa):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(2)
     x, w = operands(kernels, 4, 29, 2, 64)
@@ -154,29 +186,31 @@ def test_activations(isa, n, group):
 def test_activations_beside_4_bit_weights(isa, n, group):
     """A power of two for a scale, less than twice as coarse as the finest one; half a step at most."""
     kernels, rng = _native.Kernels(isa), np.random.default_rng(n)
-    for size in (1e-30, 1e-3, 3, 127, 128, 1e30):
+    for size in (1e-30, 1e-3, 3, 120, 128, 1e30):
         x = (rng.normal(size=n + 1) * size).astype(np.float32)[1:]  # unaligned
         groups = -(-n // group)
         q, bases, starts = np.full(groups * group, 99, np.int8), np.empty(groups, np.float32), np.empty(groups, np.int32)
-        kernels.quantize_q8_for_u4(x, q, bases, starts, group)
+        winograd = np.empty(groups, np.int32)
+        kernels.quantize_q8_for_u4(x, q, bases, starts, group, winograd)
         padded = np.zeros((groups, group))
         padded.reshape(-1)[:n] = x
         scales = bases.astype(float) / (1.5 * 2**23)
-        finest = np.abs(padded).max(1) / 127
-        held = finest >= 1e-30 / 127
+        finest = np.abs(padded).max(1) / 120
+        held = finest >= 1e-30 / 120
         assert (np.frexp(scales[held])[0] == 0.5).all() and not scales[~held].any()
         assert (scales[held] >= finest[held] * (1 - EPSILON)).all() and (scales[held] < 2 * finest[held]).all()
         codes = q.reshape(groups, group).astype(int)
         assert (np.abs(codes * scales[:, None] - padded)[held] <= scales[held, None] / 2).all() and not codes[~held].any()
         assert np.array_equal(starts, bases.view(np.int32) - 8 * codes.sum(1)) and not q[n:].any()
+        assert np.array_equal(winograd, winograd_starts(q[None], bases[:, None])[:, 0])
 
 
 @pytest.mark.parametrize("power", [-90, -1, 0, 5, 104])
 def test_the_next_power_of_two(isa, power):
-    """127 times a power of two has that power for a scale, and what is above it the next one."""
-    edge = np.float32(127 * 2.0**power)
+    """120 times a power of two has that power for a scale, and what is above it the next one."""
+    edge = np.float32(120 * 2.0**power)
     above = np.nextafter(np.nextafter(edge, np.float32(np.inf)), np.float32(np.inf))
-    for value, scale, code in ((edge, 2.0**power, 127), (above, 2.0 ** (power + 1), 64)):
+    for value, scale, code in ((edge, 2.0**power, 120), (above, 2.0 ** (power + 1), 60)):
         q, bases, starts = np.empty(32, np.int8), np.empty(1, np.float32), np.empty(1, np.int32)
         _native.Kernels(isa).quantize_q8_for_u4(np.full(32, -value, np.float32), q, bases, starts, 32)
         if power == 104 and value > edge:
@@ -199,14 +233,14 @@ def test_activations_that_have_no_scale(isa, value, scale):
         assert np.array_equal(scales, [scale], equal_nan=True) and not q.any() and sums[0] == scales.view(np.int32)[0]
 
 
-@pytest.mark.parametrize(("value", "seen"), [(2.5e33, True), (2.6e33, False), (-3e38, False)])
+@pytest.mark.parametrize(("value", "seen"), [(2.4e33, True), (2.5e33, False), (-3e38, False)])
 def test_activations_whose_base_would_be_infinite(isa, value, seen):
     x, out = np.ones((3, 64), np.float32), np.empty((3, 32), np.float32)
     x[1, 5] = value
     _native.PackedLinear(np.full((32, 64), 1e-5, np.float32), "int4", isa, 32)(x, out)
     assert np.isfinite(out[[0, 2]]).all()
     if seen:
-        np.testing.assert_allclose(out[1], 1e-5 * value, rtol=0.01)  # half a step of 127
+        np.testing.assert_allclose(out[1], 1e-5 * value, rtol=0.01)  # half a step of 120
     else:
         assert np.isnan(out[1]).all()
 
@@ -218,7 +252,7 @@ def test_one_outlier_takes_the_group(isa):
     _native.Kernels(isa).quantize_q8(x, q, scales, sums, 64)
     assert q[77] == -127 and sums[1] == -127 and (q[:64] == 127).all()
     _native.Kernels(isa).quantize_q8_for_u4(x, q, scales, sums, 64)
-    assert -127 <= q[77] < -63 and sums[1] == scales.view(np.int32)[1] - 8 * int(q[77])
+    assert -120 <= q[77] < -59 and sums[1] == scales.view(np.int32)[1] - 8 * int(q[77])
     assert (q[:64] == 66).all()  # 1e-3 is 65.5 / 2^16
 
 

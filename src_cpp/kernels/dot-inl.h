@@ -69,6 +69,58 @@ struct Dot8 : Dot {
   static Sum start(int32_t x_sum) { return splat(-128 * x_sum); }
 };
 
+#ifdef LLADA_WINOGRAD
+
+// Winograd's inner product: see QuantizedTile.
+struct WinogradDot {
+  using Sum = IntVec;
+  // The first tile of rows unpacks the weights [depth / 8][panel][4]: into registers, into `unpacked` for the other tiles, and into w_starts.
+  template <int Rows, int Vectors, class Fetch>
+  static void run_first(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch,
+                         uint8_t* unpacked, int32_t* w_starts) {
+    Sum w_sums[Vectors];
+    for (int j = 0; j < Vectors; ++j) w_sums[j] = splat(0);
+    for (int k = 0; k < depth; k += 8, w += kVectorBytes * Vectors, unpacked += 2 * kVectorBytes * Vectors) {
+      fetch.template step<1>();
+      IntVec first[Vectors], second[Vectors];
+      for (int j = 0; j < Vectors; ++j) {
+        const IntVec both = load_bytes(w + kVectorBytes * j);
+        first[j] = low_nibbles_less_8_plus_128(both);
+        second[j] = high_nibbles_less_8(both);
+        store_bytes(unpacked + kVectorBytes * j, first[j]);
+        store_bytes(unpacked + kVectorBytes * (Vectors + j), second[j]);
+        add_dot(w_sums[j], first[j], second[j]);
+      }
+      for (int r = 0; r < Rows; ++r) {
+        const IntVec quad = broadcast_bytes(x + r * x_stride + k), next = broadcast_bytes(x + r * x_stride + k + 4);
+        for (int j = 0; j < Vectors; ++j) add_dot(sums[r][j], add8(next, first[j]), add8(quad, second[j]));
+      }
+    }
+    for (int j = 0; j < Vectors; ++j) {
+      const IntVec start = sub32(splat(0), w_sums[j]);
+      store32(w_starts + Vec::kLanes * j, start);
+      for (int r = 0; r < Rows; ++r) sums[r][j] = add32(sums[r][j], start);
+    }
+  }
+  template <int Rows, int Vectors, class Fetch>
+  static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
+    for (int k = 0; k < depth; k += 8, w += 2 * kVectorBytes * Vectors) {
+      fetch.template step<2>();
+      IntVec first[Vectors], second[Vectors];
+      for (int j = 0; j < Vectors; ++j) {
+        first[j] = load_bytes(w + kVectorBytes * j);
+        second[j] = load_bytes(w + kVectorBytes * (Vectors + j));
+      }
+      for (int r = 0; r < Rows; ++r) {
+        const IntVec quad = broadcast_bytes(x + r * x_stride + k), next = broadcast_bytes(x + r * x_stride + k + 4);
+        for (int j = 0; j < Vectors; ++j) add_dot(sums[r][j], add8(next, first[j]), add8(quad, second[j]));
+      }
+    }
+  }
+};
+
+#endif
+
 #else
 
 // vpmaddubsw adds two products into int16. With 4-bit weights a pair is at most 2 * 15 * 127 = 3810, so eight pairs fit before

@@ -22,8 +22,9 @@ void unpack_u4(const uint8_t* packed, uint8_t* out, size_t bytes) {
     }
 }
 
-// Where a tile's weights come from: one a byte in scratch, one a byte as they are stored, or two a byte as they are stored.
-enum class Weights { unpacked, bytes, packed };
+// Where a tile's weights come from: one a byte in scratch, one a byte as they are stored, or two a byte as they are stored. Of
+// Winograd's inner product two a byte for the first tile of rows, and for the later ones as that has left them in scratch.
+enum class Weights { unpacked, bytes, packed, first, later };
 
 // Memory is read a little at every step of a product, a step being kStep bytes of its weights: a group's worth at once would fill the
 // queue of cache misses, in which the tile's own weights then wait.
@@ -66,17 +67,23 @@ struct FetchShare {
 };
 
 // How a group of 4-bit weights begins and ends, with a base and a start of x, and one of 8-bit weights, with a scale and a sum of x:
-// see QuantizedTile.
+// see QuantizedTile. Both are given where in the group of t a vector of channels begins.
 template <class Dot, Weights Kind>
 struct Group {
-  static typename Dot::Sum start(int32_t x_start) { return splat(x_start); }
+  static typename Dot::Sum start(int32_t x_start, const QuantizedTile&, int) { return splat(x_start); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_base, Vec w_scale) { return fma(sub(as_float(sum), x_base), w_scale, total); }
 };
 template <class Dot>
 struct Group<Dot, Weights::bytes> {
-  static typename Dot::Sum start(int32_t x_sum) { return Dot::start(x_sum); }
+  static typename Dot::Sum start(int32_t x_sum, const QuantizedTile&, int) { return Dot::start(x_sum); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_scale, Vec w_scale) { return fma(to_float(sum), mul(x_scale, w_scale), total); }
 };
+#ifdef LLADA_WINOGRAD
+template <>
+struct Group<WinogradDot, Weights::later> : Group<WinogradDot, Weights::first> {
+  static IntVec start(int32_t x_start, const QuantizedTile& t, int at) { return add32(splat(x_start), load32(t.w_starts + at)); }
+};
+#endif
 
 // Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
 template <class Dot, Weights Kind, int Rows, class Fetch>
@@ -85,8 +92,8 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   const int8_t* x = t.x + first * t.x_stride;
   const float* x_scales = t.x_scales + first;
   const int32_t* x_sums = t.x_sums + first;
-  const uint8_t* w = t.w;
-  const ptrdiff_t group_bytes = t.group * kPanel / (Kind == Weights::packed ? 2 : 1);
+  const uint8_t* w = Kind == Weights::later ? t.unpacked : t.w;
+  const ptrdiff_t group_bytes = t.group * kPanel / (Kind == Weights::packed || Kind == Weights::first ? 2 : 1);
   float* c = t.c + first * t.c_stride;
   fetch_results<Rows>(c, t.c_stride);
   Vec total[Rows][kVectors];
@@ -95,12 +102,14 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   for (int g = 0; g < t.groups; ++g) {
     for (int i = 0; ahead.scales && i < kPanel; i += kLine / 4) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
     typename Dot::Sum sums[Rows][kVectors];
-    for (int r = 0; r < Rows; ++r) {
-      const typename Dot::Sum first_sum = Group<Dot, Kind>::start(x_sums[r]);
-      for (int j = 0; j < kVectors; ++j) sums[r][j] = first_sum;
-    }
+    for (int r = 0; r < Rows; ++r)
+      for (int j = 0; j < kVectors; ++j)
+        sums[r][j] = Group<Dot, Kind>::start(x_sums[r], t, g * kPanel + j * Vec::kLanes);
     const Fetch fetch(t, ahead, g, group_bytes);
-    if constexpr (Kind != Weights::packed) {
+    if constexpr (Kind == Weights::first) {
+      const ptrdiff_t at = static_cast<ptrdiff_t>(g) * kPanel;
+      Dot::template run_first<Rows, kVectors>(x, t.x_stride, w, t.group, sums, fetch, t.unpacked + at * t.group, t.w_starts + at);
+    } else if constexpr (Kind != Weights::packed) {
       Dot::template run<Rows, kVectors>(x, t.x_stride, w, t.group, sums, fetch);
     } else if constexpr (Dot::kUnpacks) {
       Dot::template run_packed<Rows, kVectors>(x, t.x_stride, w, t.group, sums, fetch);
@@ -134,6 +143,28 @@ void gemm_quantized(const QuantizedTile& t) {
   });
 }
 
+#ifdef LLADA_WINOGRAD
+
+void gemm_winograd_u4(const QuantizedTile& t) {
+  for_each_row_tile<Tiling::kWinogradRows>(t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) {
+    if (t.rows == rows.value) return quantized_tile<WinogradDot, Weights::first, rows.value, FetchStream>(t, first, ahead);
+    if (first == 0) return quantized_tile<WinogradDot, Weights::first, rows.value, FetchShare>(t, first, ahead);
+    quantized_tile<WinogradDot, Weights::later, rows.value, FetchShare>(t, first, ahead);
+  });
+}
+
+#else
+
+// Sum of x1 (x2 + 128).
+inline int32_t winograd_sum(const int8_t* x, int n) {
+  int32_t total = 0;
+  for (int i = 0; i < n; i += 8)
+    for (int j = i; j < i + 4; ++j) total += x[j] * (x[j + 4] + 128);
+  return total;
+}
+
+#endif
+
 // The scale of a group of activations beside 8-bit weights, from its largest magnitude: the finest.
 struct FineScale {
   static constexpr float kMost = 0x1.fffffep127f;
@@ -143,11 +174,11 @@ struct FineScale {
   static int32_t sum_or_start(float, int32_t sum) { return sum; }
 };
 
-// Beside 4-bit weights: the power of two that is next, less than twice as coarse.
+// Beside 4-bit weights: the power of two that is next, less than twice as coarse as the finest for magnitudes of 120.
 struct BinaryScale {
-  static constexpr float kMost = 127.0f * 0x1p104f;  // beyond it the base would be infinite
+  static constexpr float kMost = 120.0f * 0x1p104f;  // beyond it the base would be infinite
   static float of(float largest) {
-    const float fine = largest / 127.0f;
+    const float fine = largest / 120.0f;
     uint32_t bits;
     memcpy(&bits, &fine, sizeof bits);
     bits = (bits + 0x7fffff) & 0x7f800000;
@@ -157,10 +188,11 @@ struct BinaryScale {
   }
   static float inverse(float, float scale) { return 1.0f / scale; }
   static float scale_or_base(float scale) { return 0x1.8p23f * scale; }
-  static int32_t sum_or_start(float base, int32_t sum) {
+  static int32_t sum_or_start(float base, int32_t sum) { return start(base, 8 * sum); }
+  static int32_t start(float base, int32_t excess) {
     int32_t bits;
     memcpy(&bits, &base, sizeof bits);
-    return bits - 8 * sum;
+    return bits - excess;
   }
 };
 
@@ -193,11 +225,18 @@ void quantize_groups(const float* x, int8_t* q, float* scales, int32_t* sums, pt
   }
 }
 
+void quantize_q8_for_u4(const float* x, int8_t* q, float* bases, int32_t* starts, int32_t* winograd_starts, ptrdiff_t group_stride, int n,
+                        int group) {
+  quantize_groups<BinaryScale>(x, q, bases, starts, group_stride, n, group);
+  for (int g = 0; winograd_starts && g * group < n; ++g, q += group, bases += group_stride, winograd_starts += group_stride)
+    *winograd_starts = BinaryScale::start(*bases, winograd_sum(q, group));
+}
+
 // Dot4 and Dot8 of a vec_*.h: sums of products with 4-bit and with 8-bit weights.
 constexpr llada::KernelTable make_table(const char* name) {
   return {name, kPanel, kAttentionRows, gemm_f32, gemm_bf16, multiply_add, Tiling::kPackedRows, gemm_quantized<Dot4, Weights::unpacked>,
-          gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, unpack_u4, quantize_groups<FineScale>,
-          quantize_groups<BinaryScale>, widen_bf16, widen_f16, round_bf16, round_pairs, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32,
+          gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, unpack_u4, nullptr, quantize_groups<FineScale>,
+          quantize_q8_for_u4, widen_bf16, widen_f16, round_bf16, round_pairs, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32,
           attention_f32, extremes, softmax_sums};
 }
 

@@ -22,6 +22,7 @@ constexpr int kRoundedBlock = 512;
 
 // Depth of one block of quantised weights: unpacked, a panel's block (1024 x 32 bytes = 32 KiB) stays in the first-level cache.
 constexpr int kQuantizedBlock = 1024;
+constexpr int kMinGroup = 32;
 constexpr int kMaxGroup = 128;
 
 // Keys of one attention block; a multiple of every panel.
@@ -84,11 +85,21 @@ using Bf16Tile = GemmTile<uint16_t>;
 // base = 1.5 * 2^23 x_scale, and to which an integer |n| < 2^22 is added, is the float32 base + n x_scale, exactly; a group's sum is within
 // 128 * 127 * 8 = 130,048. What is left is `sum - base`, which runs where multiplications do not: converting and multiplying each sum by
 // x_scale takes a fifth of the multipliers' time in groups of 32.
+//
+// Winograd's inner product (IEEE Transactions on Computers C-17, 1968, 693-694) makes one multiplication of two and three additions,
+//   x1 w1 + x2 w2 = (x1 + w2) (x2 + w1) - x1 x2 - w1 w2,
+// of which the products of x alone and of w alone are summed once a row and once a channel. Here x1 and x2 are fours of depths: with the
+// first of each eight and with the next, and beside signed 4-bit weights, |x| <= 120,
+//   x1 + w2 in [-128, 127] and x2 + (w1 + 128) in [0, 255]
+// are bytes as vpdpbusd takes them. The 128 that w1 is given costs no more: with it the products that are taken off again are
+//   x1 (x2 + 128), of a row and group, and (w1 + 128) w2, of a channel and group.
+// Sums are exact, so the bits are those of the other 4-bit kernels.
 struct QuantizedTile {
   const int8_t* x;            // [rows, groups * group], row stride x_stride
   ptrdiff_t x_stride;
   const float* x_scales;      // [groups][rows], groups x_group_stride apart; of 4 bits the bases
-  const int32_t* x_sums;      // [groups][rows] sum of x, in the same way; of 4 bits the bits of the base less zero times that sum
+  const int32_t* x_sums;      // [groups][rows] sum of x, in the same way; of 4 bits the bits of the base less zero times that sum, or less
+                              // the sum of x1 (x2 + 128)
   ptrdiff_t x_group_stride;
   const uint8_t* w;           // [groups * group / 4][panel][4]
   const float* w_scales;      // [groups][panel]
@@ -99,6 +110,10 @@ struct QuantizedTile {
   int group;                  // a multiple of 32, at most kMaxGroup
   int accumulate;             // add to c
   Ahead ahead;
+  // What gemm_winograd_u4 writes for its later tiles of rows: w1 + 128 and w2, [groups * group / 8][2][panel][4], and [groups][panel] less
+  // the sums of (w1 + 128) w2.
+  uint8_t* unpacked = nullptr;
+  int32_t* w_starts = nullptr;
 };
 
 // The largest logit of a row, the lowest index where it stands (-1 when nothing is above -inf), the second largest (the same again when
@@ -132,11 +147,15 @@ struct KernelTable {
   // Two weights a byte -> one: [depth / 8][panel][4] -> [depth / 4][panel][4]; the low nibbles are the first four depths.
   void (*unpack_u4)(const uint8_t* packed, uint8_t* out, size_t bytes);
 
+  // 4-bit weights as they are stored, by Winograd's inner product; nullptr where it is not the fastest beyond packed_rows.
+  void (*gemm_winograd_u4)(const QuantizedTile& tile);
+
   // q[n] = x[n] / scale rounded, padded with zeros to whole groups; scales, sums [groups], group_stride apart, as QuantizedTile takes them
   // beside 8-bit weights and beside 4-bit ones. A group with NaN or infinity has scale NaN; beside 4-bit weights, one above
-  // 127 * 2^104 = 2.6e33 too.
+  // 120 * 2^104 = 2.4e33 too. Beside 4-bit weights |q| <= 120; winograd_starts, those of gemm_winograd_u4, may be nullptr.
   void (*quantize_q8)(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdiff_t group_stride, int n, int group);
-  void (*quantize_q8_for_u4)(const float* x, int8_t* q, float* bases, int32_t* starts, ptrdiff_t group_stride, int n, int group);
+  void (*quantize_q8_for_u4)(const float* x, int8_t* q, float* bases, int32_t* starts, int32_t* winograd_starts, ptrdiff_t group_stride,
+                             int n, int group);
 
   // out[n] = x[n], exact.
   void (*widen_bf16)(const uint16_t* x, float* out, size_t n);
@@ -175,6 +194,7 @@ extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
 extern const KernelTable kAvx512Bf16Kernels;
+extern const KernelTable kAvx512Bf16ZenKernels;  // for processors that add where they do not multiply
 extern const KernelTable kNeonKernels;
 extern const KernelTable kNeonDotKernels;
 

@@ -16,6 +16,7 @@ struct Tiling {
   static constexpr int kIntRows = 6;  // 6 x 2 integer and 6 x 2 float accumulators and two weights; broadcasts are memory operands
 #ifdef LLADA_VNNI
   static constexpr int kPackedRows = 1 << 30;  // unpacking is done on execution ports that vpdpbusd leaves free
+  static constexpr int kWinogradRows = 8;      // 8 x 2 sums, four weights, two broadcasts and two additions; float totals wait in memory
 #else
   static constexpr int kPackedRows = 12;
 #endif
@@ -83,6 +84,39 @@ inline IntVec load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline IntVec low_nibbles(IntVec a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline IntVec high_nibbles(IntVec a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 inline IntVec add32(IntVec a, IntVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
+
+#ifdef LLADA_WINOGRAD
+
+// Signed 4-bit weights of nibbles with zero point 8. Every bit of the result is one of the nibble or its complement, the upper ones that of
+// the nibble's highest: of 4 to 5 instructions vgf2p8affineqb makes one.
+template <int Complement>
+inline IntVec rearranged_bits(IntVec a, int64_t rows) {
+  IntVec out;
+  __asm__("vgf2p8affineqb %3, %2, %1, %0" : "=v"(out.v) : "v"(a.v), "v"(_mm512_set1_epi64(rows)), "i"(Complement));
+  return out;
+}
+inline IntVec low_nibbles_less_8_plus_128(IntVec a) { return rearranged_bits<0x78>(a, 0x0102040808080808); }
+inline IntVec high_nibbles_less_8(IntVec a) { return rearranged_bits<0xf8>(a, 0x1020408080808080); }
+
+inline IntVec add8(IntVec a, IntVec b) { return {_mm512_add_epi8(a.v, b.v)}; }
+inline IntVec sub32(IntVec a, IntVec b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline IntVec load32(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_bytes(uint8_t* p, IntVec a) { _mm512_storeu_si512(p, a.v); }
+inline void store32(int32_t* p, IntVec a) { _mm512_storeu_si512(p, a.v); }
+
+// Sum of x1 (x2 + 128): where x is read from four bytes on, x1 stands beside x2, and zeros beside x1.
+inline int32_t winograd_sum(const int8_t* x, int n) {
+  __m256i sums = _mm256_setzero_si256();
+  for (int i = 0; i < n; i += 32) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
+    sums = _mm256_dpbusd_epi32(sums, _mm256_xor_si256(both, _mm256_set1_epi8(-128)), _mm256_slli_epi64(both, 32));
+  }
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_extract_epi32(half, 1) + _mm_cvtsi128_si32(half);
+}
+
+#endif
 
 #ifdef LLADA_BF16
 

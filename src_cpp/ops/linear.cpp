@@ -26,6 +26,7 @@ constexpr int64_t kPartRows = 96;
 // What one thread unpacks weights into.
 struct Scratch {
   alignas(64) float floats[kRoundedBlock * kMaxPanel];
+  alignas(64) int32_t starts[kQuantizedBlock / kMinGroup * kMaxPanel];
   uint8_t* bytes() { return reinterpret_cast<uint8_t*>(floats); }
 };
 static_assert(sizeof(Scratch) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
@@ -33,6 +34,11 @@ static_assert(sizeof(Scratch) >= static_cast<size_t>(kQuantizedBlock) * kMaxPane
 // Whether 4-bit weights are unpacked in registers, by every tile of rows anew, and not into memory for all rows.
 bool packed(const KernelTable& kernels, const Product& p) {
   return p.weight->format().dtype == DType::int4 && p.rows <= kernels.packed_rows;
+}
+
+// Whether they are unpacked for Winograd's inner product.
+bool winograd(const KernelTable& kernels, const Product& p) {
+  return kernels.gemm_winograd_u4 && p.weight->format().dtype == DType::int4 && !packed(kernels, p);
 }
 
 bool resident(const Product& p) {
@@ -72,16 +78,25 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   tile.x_scales = quantized.scales(group) + row;
   tile.x_sums = quantized.sums(group) + row;
   tile.x_group_stride = quantized.rows();
-  const bool as_stored = packed(kernels, p);
-  tile.w = as_stored ? p.weight->packed_block(panel, k)
-                     : p.weight->quantized_block(panel, k, int64_t{tile.groups} * tile.group, scratch.bytes());
+  const bool as_stored = packed(kernels, p), by_winograd = winograd(kernels, p);
+  if (as_stored) {
+    tile.w = p.weight->packed_block(panel, k);
+  } else if (by_winograd) {
+    tile.w = p.weight->packed_block(panel, k);
+    tile.unpacked = scratch.bytes();
+    tile.w_starts = scratch.starts;
+    tile.x_sums = quantized.winograd_starts(group) + row;
+  } else {
+    tile.w = p.weight->quantized_block(panel, k, int64_t{tile.groups} * tile.group, scratch.bytes());
+  }
   tile.w_scales = p.weight->scales(panel, group);
   tile.c = out;
   tile.c_stride = out_stride;
   tile.rows = static_cast<int>(rows);
   tile.accumulate = accumulate;
   tile.ahead = ahead;
-  (as_stored ? kernels.gemm_packed_u4 : p.weight->format().dtype == DType::int4 ? kernels.gemm_u4 : kernels.gemm_u8)(tile);
+  const auto gemm = as_stored ? kernels.gemm_packed_u4 : by_winograd ? kernels.gemm_winograd_u4 : kernels.gemm_u4;
+  (p.weight->format().dtype == DType::int4 ? gemm : kernels.gemm_u8)(tile);
 }
 
 // The last panel, when it holds fewer channels than a panel: computed in a tile, so that nothing is written past a row of out.

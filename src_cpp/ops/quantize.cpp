@@ -79,7 +79,7 @@ void QuantizedRows::convert(Team& team, const KernelTable& kernels, Rows x, int6
   if (format.rounds()) round(team, kernels, x, rows, width);
 }
 
-void QuantizedRows::fit(int64_t rows, int64_t row_bytes, int64_t groups) {
+void QuantizedRows::fit(int64_t rows, int64_t row_bytes, int64_t groups, bool winograd) {
   stride_ = static_cast<ptrdiff_t>(round_up(row_bytes, 128) + 64);  // odd in cache lines, as row_stride
   rows_ = static_cast<ptrdiff_t>(rows);
   groups_ = static_cast<ptrdiff_t>(groups);
@@ -88,10 +88,12 @@ void QuantizedRows::fit(int64_t rows, int64_t row_bytes, int64_t groups) {
     scales_ = AlignedArray<float>(rows * groups);
     sums_ = AlignedArray<int32_t>(rows * groups);
   }
+  winograd_ = winograd;
+  if (winograd && rows * groups > winograd_starts_.size()) winograd_starts_ = AlignedArray<int32_t>(rows * groups);
 }
 
 void QuantizedRows::spread(Team& team, const QuantizedRows& others, const int32_t* slots, int64_t copies) {
-  fit(others.rows_ * copies, others.stride_ - 64, others.groups_);
+  fit(others.rows_ * copies, others.stride_ - 64, others.groups_, others.winograd_);
   team.split(others.rows_, 1 + 131072 / (others.stride_ * copies), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin * copies; i < end * copies; ++i) {
       const int64_t from = i / copies, to = slots[i];
@@ -99,13 +101,14 @@ void QuantizedRows::spread(Team& team, const QuantizedRows& others, const int32_
       for (int64_t g = 0; g < groups_; ++g) {
         scales_[g * rows_ + to] = others.scales(g)[from];
         sums_[g * rows_ + to] = others.sums(g)[from];
+        if (winograd_) winograd_starts_[g * rows_ + to] = others.winograd_starts(g)[from];
       }
     }
   });
 }
 
 void QuantizedRows::round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width) {
-  fit(rows, kernels.gemm_bf16 ? round_up(width, 2) * 2 : width * 4, 0);
+  fit(rows, kernels.gemm_bf16 ? round_up(width, 2) * 2 : width * 4, 0, false);
   team.split(rows, 1 + 32768 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       int8_t* out = codes_.data() + r * stride_;
@@ -117,12 +120,20 @@ void QuantizedRows::round(Team& team, const KernelTable& kernels, Rows x, int64_
 
 void QuantizedRows::quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format) {
   const int64_t whole = round_up(width, format.group);
-  fit(rows, whole, whole / format.group);
-  const auto quantize_row = format.dtype == DType::int4 ? kernels.quantize_q8_for_u4 : kernels.quantize_q8;
+  const bool four = format.dtype == DType::int4;
+  fit(rows, whole, whole / format.group, four && kernels.gemm_winograd_u4);
   team.split(rows, 1 + 32768 / width, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r)
-      quantize_row(x.row(r), codes_.data() + r * stride_, scales_.data() + r, sums_.data() + r, rows_, static_cast<int>(width),
-                   format.group);
+    for (int64_t r = begin; r < end; ++r) {
+      int8_t* codes = codes_.data() + r * stride_;
+      float* scales = scales_.data() + r;
+      int32_t* sums = sums_.data() + r;
+      if (four) {
+        kernels.quantize_q8_for_u4(x.row(r), codes, scales, sums, winograd_ ? winograd_starts_.data() + r : nullptr, rows_,
+                                   static_cast<int>(width), format.group);
+      } else {
+        kernels.quantize_q8(x.row(r), codes, scales, sums, rows_, static_cast<int>(width), format.group);
+      }
+    }
   });
 }
 

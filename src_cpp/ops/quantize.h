@@ -31,19 +31,22 @@ class QuantizedRows {
   const float* floats(int64_t i) const { return reinterpret_cast<const float*>(row(i)); }
   const float* scales(int64_t group) const { return scales_.data() + group * rows_; }
   const int32_t* sums(int64_t group) const { return sums_.data() + group * rows_; }
+  const int32_t* winograd_starts(int64_t group) const { return winograd_starts_.data() + group * rows_; }  // where the kernels have that
   ptrdiff_t stride() const { return stride_; }  // in bytes
   ptrdiff_t rows() const { return rows_; }
-  int64_t bytes() const { return codes_.size() + (scales_.size() + sums_.size()) * 4; }
+  int64_t bytes() const { return codes_.size() + (scales_.size() + sums_.size() + winograd_starts_.size()) * 4; }
 
  private:
   void quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format);
   void round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width);
-  void fit(int64_t rows, int64_t row_bytes, int64_t groups);
+  void fit(int64_t rows, int64_t row_bytes, int64_t groups, bool winograd);
 
   ptrdiff_t stride_ = 0, rows_ = 0, groups_ = 0;
+  bool winograd_ = false;
   AlignedArray<int8_t> codes_;   // [rows, stride]
   AlignedArray<float> scales_;   // [groups, rows]: those of a tile of rows lie side by side; as QuantizedTile takes them
   AlignedArray<int32_t> sums_;   // [groups, rows]
+  AlignedArray<int32_t> winograd_starts_;  // [groups, rows] or nothing
 };
 
 }  // namespace llada

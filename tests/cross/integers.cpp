@@ -193,17 +193,24 @@ void unpack(const KernelTable& table) {
 
 // The same roundings in every build: a product and a rounding to nearest even. So the bits agree, ties included.
 // A NaN is the default one of aarch64 in both builds, and so are the starts of its group.
-void quantize(const KernelTable& table, const KernelTable& scalar, const char* name,
-              decltype(KernelTable::quantize_q8) KernelTable::*quantizer) {
-  Check check(table, name);
+void quantize(const KernelTable& table, const KernelTable& scalar, int bits) {
+  Check check(table, bits == 4 ? "quantize_q8_for_u4" : "quantize_q8");
   const auto compare = [&](const Buffer<float>& x, int group) {
     const int n = x.size(), groups = (n + group - 1) / group;
     Buffer<int8_t> q(groups * group, 99), wanted_q = q;
     const int stride = 1 + n % 3;
     Buffer<float> scales(groups * stride, 7.0f), wanted_scales = scales;
-    Buffer<int32_t> sums(groups * stride, 7), wanted_sums = sums;
-    (table.*quantizer)(x.data(), q.data(), scales.data(), sums.data(), stride, n, group);
-    (scalar.*quantizer)(x.data(), wanted_q.data(), wanted_scales.data(), wanted_sums.data(), stride, n, group);
+    Buffer<int32_t> sums(groups * stride, 7), wanted_sums = sums, winograd = sums, wanted_winograd = sums;
+    if (bits == 4) {
+      table.quantize_q8_for_u4(x.data(), q.data(), scales.data(), sums.data(), winograd.data(), stride, n, group);
+      scalar.quantize_q8_for_u4(x.data(), wanted_q.data(), wanted_scales.data(), wanted_sums.data(), wanted_winograd.data(), stride, n,
+                                group);
+    } else {
+      table.quantize_q8(x.data(), q.data(), scales.data(), sums.data(), stride, n, group);
+      scalar.quantize_q8(x.data(), wanted_q.data(), wanted_scales.data(), wanted_sums.data(), stride, n, group);
+    }
+    check.same(winograd, wanted_winograd);
+    check.guards(winograd);
     check.same(q, wanted_q);
     check.same(sums, wanted_sums);
     for (int g = 0; g < scales.size(); ++g) check.near(g, scales[g], wanted_scales[g], 0);
@@ -237,8 +244,8 @@ void integer_gemms(const KernelTable& table, const KernelTable& scalar) {
   quantized(table, scalar, {"gemm_u4", 4});
   quantized(table, scalar, {"gemm_u8", 8});
   unpack(table);
-  quantize(table, scalar, "quantize_q8", &KernelTable::quantize_q8);
-  quantize(table, scalar, "quantize_q8_for_u4", &KernelTable::quantize_q8_for_u4);
+  quantize(table, scalar, 8);
+  quantize(table, scalar, 4);
 }
 
 }  // namespace cross
