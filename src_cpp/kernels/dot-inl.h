@@ -74,10 +74,11 @@ struct Dot8 : Dot {
 // Winograd's inner product: see QuantizedTile.
 struct WinogradDot {
   using Sum = IntVec;
-  // The first tile of rows unpacks the weights [depth / 8][panel][4]: into registers, into `unpacked` for the other tiles, and into w_starts.
+
+  // One tile of rows unpacks the weights [depth / 8][panel][4]: into registers, and for the other tiles into memory.
   template <int Rows, int Vectors, class Fetch>
   static void run_first(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch,
-                         uint8_t* unpacked, int32_t* w_starts) {
+                        uint8_t* unpacked, int32_t* w_starts) {
     Sum w_sums[Vectors];
     for (int j = 0; j < Vectors; ++j) w_sums[j] = splat(0);
     for (int k = 0; k < depth; k += 8, w += kVectorBytes * Vectors, unpacked += 2 * kVectorBytes * Vectors) {
@@ -85,16 +86,13 @@ struct WinogradDot {
       IntVec first[Vectors], second[Vectors];
       for (int j = 0; j < Vectors; ++j) {
         const IntVec both = load_bytes(w + kVectorBytes * j);
-        first[j] = low_nibbles_less_8_plus_128(both);
-        second[j] = high_nibbles_less_8(both);
+        first[j] = low_nibbles_plus_120(both);
+        second[j] = high_nibbles_minus_8(both);
         store_bytes(unpacked + kVectorBytes * j, first[j]);
         store_bytes(unpacked + kVectorBytes * (Vectors + j), second[j]);
         add_dot(w_sums[j], first[j], second[j]);
       }
-      for (int r = 0; r < Rows; ++r) {
-        const IntVec quad = broadcast_bytes(x + r * x_stride + k), next = broadcast_bytes(x + r * x_stride + k + 4);
-        for (int j = 0; j < Vectors; ++j) add_dot(sums[r][j], add8(next, first[j]), add8(quad, second[j]));
-      }
+      add_products(x + k, x_stride, first, second, sums);
     }
     for (int j = 0; j < Vectors; ++j) {
       const IntVec start = sub32(splat(0), w_sums[j]);
@@ -102,6 +100,8 @@ struct WinogradDot {
       for (int r = 0; r < Rows; ++r) sums[r][j] = add32(sums[r][j], start);
     }
   }
+
+  // The other tiles: weights [depth / 8][2][panel][4].
   template <int Rows, int Vectors, class Fetch>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     for (int k = 0; k < depth; k += 8, w += 2 * kVectorBytes * Vectors) {
@@ -111,10 +111,18 @@ struct WinogradDot {
         first[j] = load_bytes(w + kVectorBytes * j);
         second[j] = load_bytes(w + kVectorBytes * (Vectors + j));
       }
-      for (int r = 0; r < Rows; ++r) {
-        const IntVec quad = broadcast_bytes(x + r * x_stride + k), next = broadcast_bytes(x + r * x_stride + k + 4);
-        for (int j = 0; j < Vectors; ++j) add_dot(sums[r][j], add8(next, first[j]), add8(quad, second[j]));
-      }
+      add_products(x + k, x_stride, first, second, sums);
+    }
+  }
+
+ private:
+  // Of eight depths: (x2 + (w1 + 128)) (x1 + w2).
+  template <int Rows, int Vectors>
+  static void add_products(const int8_t* x, ptrdiff_t x_stride, const IntVec (&first)[Vectors], const IntVec (&second)[Vectors],
+                           Sum (&sums)[Rows][Vectors]) {
+    for (int r = 0; r < Rows; ++r) {
+      const IntVec quad = broadcast_bytes(x + r * x_stride), next = broadcast_bytes(x + r * x_stride + 4);
+      for (int j = 0; j < Vectors; ++j) add_dot(sums[r][j], add8(next, first[j]), add8(quad, second[j]));
     }
   }
 };

@@ -22,8 +22,8 @@ void unpack_u4(const uint8_t* packed, uint8_t* out, size_t bytes) {
     }
 }
 
-// Where a tile's weights come from: one a byte in scratch, one a byte as they are stored, or two a byte as they are stored. Of
-// Winograd's inner product two a byte for the first tile of rows, and for the later ones as that has left them in scratch.
+// Where a tile's weights come from: one a byte in scratch, one a byte as they are stored, or two a byte as they are stored; with
+// Winograd's inner product two a byte for the first tile of rows, which leaves them in scratch for the later ones.
 enum class Weights { unpacked, bytes, packed, first, later };
 
 // Memory is read a little at every step of a product, a step being kStep bytes of its weights: a group's worth at once would fill the
@@ -67,21 +67,23 @@ struct FetchShare {
 };
 
 // How a group of 4-bit weights begins and ends, with a base and a start of x, and one of 8-bit weights, with a scale and a sum of x:
-// see QuantizedTile. Both are given where in the group of t a vector of channels begins.
+// see QuantizedTile. `channel` is where a vector begins in [groups][panel] of t.
 template <class Dot, Weights Kind>
 struct Group {
-  static typename Dot::Sum start(int32_t x_start, const QuantizedTile&, int) { return splat(x_start); }
+  static typename Dot::Sum start(int32_t x_start, const QuantizedTile&, int /*channel*/) { return splat(x_start); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_base, Vec w_scale) { return fma(sub(as_float(sum), x_base), w_scale, total); }
 };
 template <class Dot>
 struct Group<Dot, Weights::bytes> {
-  static typename Dot::Sum start(int32_t x_sum, const QuantizedTile&, int) { return Dot::start(x_sum); }
+  static typename Dot::Sum start(int32_t x_sum, const QuantizedTile&, int /*channel*/) { return Dot::start(x_sum); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_scale, Vec w_scale) { return fma(to_float(sum), mul(x_scale, w_scale), total); }
 };
 #ifdef LLADA_WINOGRAD
 template <>
 struct Group<WinogradDot, Weights::later> : Group<WinogradDot, Weights::first> {
-  static IntVec start(int32_t x_start, const QuantizedTile& t, int at) { return add32(splat(x_start), load32(t.w_starts + at)); }
+  static IntVec start(int32_t x_start, const QuantizedTile& t, int channel) {
+    return add32(splat(x_start), load32(t.w_starts + channel));
+  }
 };
 #endif
 

@@ -147,7 +147,7 @@ struct KernelTable {
   // Two weights a byte -> one: [depth / 8][panel][4] -> [depth / 4][panel][4]; the low nibbles are the first four depths.
   void (*unpack_u4)(const uint8_t* packed, uint8_t* out, size_t bytes);
 
-  // 4-bit weights as they are stored, by Winograd's inner product; nullptr where it is not the fastest beyond packed_rows.
+  // 4-bit weights as they are stored, by Winograd's inner product: for more than packed_rows rows. nullptr where it gains nothing.
   void (*gemm_winograd_u4)(const QuantizedTile& tile);
 
   // q[n] = x[n] / scale rounded, padded with zeros to whole groups; scales, sums [groups], group_stride apart, as QuantizedTile takes them

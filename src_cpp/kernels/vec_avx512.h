@@ -87,16 +87,20 @@ inline IntVec add32(IntVec a, IntVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
 
 #ifdef LLADA_WINOGRAD
 
-// Signed 4-bit weights of nibbles with zero point 8. Every bit of the result is one of the nibble or its complement, the upper ones that of
-// the nibble's highest: of 4 to 5 instructions vgf2p8affineqb makes one.
+// Additions to nibbles that are rearrangements of their bits: the three lowest stay, and the others are the fourth or its complement. So
+// vgf2p8affineqb, which makes every bit of a byte the parity of chosen bits, then complements, does what takes three instructions.
 template <int Complement>
-inline IntVec rearranged_bits(IntVec a, int64_t rows) {
+inline IntVec chosen_bits(IntVec a, long long rows) {
+#ifdef _MSC_VER
+  return {_mm512_gf2p8affine_epi64_epi8(a.v, _mm512_set1_epi64(rows), Complement)};
+#else
   IntVec out;
   __asm__("vgf2p8affineqb %3, %2, %1, %0" : "=v"(out.v) : "v"(a.v), "v"(_mm512_set1_epi64(rows)), "i"(Complement));
   return out;
+#endif
 }
-inline IntVec low_nibbles_less_8_plus_128(IntVec a) { return rearranged_bits<0x78>(a, 0x0102040808080808); }
-inline IntVec high_nibbles_less_8(IntVec a) { return rearranged_bits<0xf8>(a, 0x1020408080808080); }
+inline IntVec low_nibbles_plus_120(IntVec a) { return chosen_bits<0x78>(a, 0x0102040808080808); }
+inline IntVec high_nibbles_minus_8(IntVec a) { return chosen_bits<0xf8>(a, 0x1020408080808080); }
 
 inline IntVec add8(IntVec a, IntVec b) { return {_mm512_add_epi8(a.v, b.v)}; }
 inline IntVec sub32(IntVec a, IntVec b) { return {_mm512_sub_epi32(a.v, b.v)}; }
@@ -104,7 +108,7 @@ inline IntVec load32(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_bytes(uint8_t* p, IntVec a) { _mm512_storeu_si512(p, a.v); }
 inline void store32(int32_t* p, IntVec a) { _mm512_storeu_si512(p, a.v); }
 
-// Sum of x1 (x2 + 128): where x is read from four bytes on, x1 stands beside x2, and zeros beside x1.
+// Sum of x1 (x2 + 128), n a multiple of 32: moved up in its eight bytes, x1 stands beside x2, and nothing beside x1.
 inline int32_t winograd_sum(const int8_t* x, int n) {
   __m256i sums = _mm256_setzero_si256();
   for (int i = 0; i < n; i += 32) {
