@@ -142,7 +142,7 @@ class Checkpoint:
     def _file(self, name: str) -> Path:
         path = self.folder / name
         if not os.path.isfile(path):
-            raise ModelFormatError(f"{path}: no such file")
+            raise ModelFormatError(f"{path}: no such file; a checkpoint folder has one")
         return path
 
     def _find_shards(self) -> tuple[dict[str, Path], dict[str, StoredTensor]]:

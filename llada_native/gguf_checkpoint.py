@@ -97,9 +97,9 @@ class GGUFCheckpoint:
     """
 
     def __init__(self, path: str | Path) -> None:
-        gguf_package()
         self.path = Path(path)
         first = GGUFFile(self.path)
+        gguf_package()  # missing only where there is a file for it
         self.metadata = first.metadata
         keys = _Keys(self.path, self.metadata)
         self.dialect = keys.dialect()

@@ -168,8 +168,13 @@ class GenerationOptions:
             A value out of range, or lengths that do not divide.
         """
         values = named(given)
-        known = BLOCK_CAUSAL_PRESETS if defaults.get("attention_block") else PRESETS
-        preset = checks.one_of("preset", values.get("preset", "reference"), known)
+        known, others, kind = PRESETS, BLOCK_CAUSAL_PRESETS, "LLaDA2.1"
+        if defaults.get("attention_block"):
+            known, others, kind = BLOCK_CAUSAL_PRESETS, PRESETS, "models with full attention"
+        preset = values.get("preset", "reference")
+        if isinstance(preset, str) and preset in others.keys() - known.keys():
+            raise ValueError(f"preset: expected one of {', '.join(map(repr, known))}, found {preset!r}, a preset of {kind}")
+        preset = checks.one_of("preset", preset, known)
         brought = {name: part for name, part in known[preset].items() if name not in values}
         try:
             return cls._resolve({**brought, **values}, preset, defaults, vocabulary)

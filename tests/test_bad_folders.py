@@ -77,7 +77,7 @@ def test_a_folder_whose_name_is_too_long(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_misses_its_config(tmp_path: Path) -> None:
-    assert str(refusal(tmp_path)) == f"{tmp_path / 'config.json'}: no such file"
+    assert str(refusal(tmp_path)) == f"{tmp_path / 'config.json'}: no such file; a checkpoint folder has one"
 
 
 def test_text_without_a_tokenizer(tmp_path: Path) -> None:

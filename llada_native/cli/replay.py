@@ -13,9 +13,9 @@ from .arguments import EXIT_OK
 def add(commands: Any) -> None:
     parser = arguments.add_command(
         commands, "replay", run, "a page to watch a run again",
-        'llada-native generate --trace run.trace --drafts "Write a short story about a fox."',
+        'llada-native generate --trace run.trace --drafts "Write a story about a fox, a river and a coin."',
         "llada-native replay run.trace -o run.html",
-        'llada-native generate --trace fast.trace --preset fast "Write a short story about a fox."',
+        'llada-native generate --trace fast.trace --preset fast "Write a story about a fox, a river and a coin."',
         "llada-native replay run.trace fast.trace --name reference --name fast -o both.html",
         more="The page is one file. It asks for nothing on a network, and opens in any browser.\n")
     parser.add_argument("trace", nargs="+", help=f"what 'generate --trace' wrote; up to {MOST_RUNS}, side by side")
