@@ -70,6 +70,11 @@ cdef class Kernels:
         self.table.gemm_bf16(tile)
 
     @property
+    def packed_rows(self):
+        """Most rows that packed 4-bit weights are multiplied with as they are."""
+        return self.table.packed_rows
+
+    @property
     def has_gemm_winograd(self):
         return self.table.gemm_winograd_u4 != NULL
 
@@ -77,7 +82,8 @@ cdef class Kernels:
                        const uint8_t[:, :, ::1] w, const float[:, ::1] w_scales, float[:, ::1] c, bint accumulate=False,
                        bint winograd=False):
         """x [rows, depth], x_scales and x_sums [groups, rows] (of 4 bits: bases and starts), w [depth / 4, panel, 4] or, of 4 bits and
-        packed, [depth / 8, panel, 4], w_scales [groups, panel], c [rows, panel]; winograd: x_sums are its starts, w is packed"""
+        packed, [depth / 8, panel, 4], w_scales [groups, panel], c [rows, panel]; winograd: x_sums are its starts, w is packed. Beside
+        4-bit weights x must be in [-120, 120]."""
         cdef int groups = x_scales.shape[0], panel = self.table.panel
         cdef bint packed = bits == 4 and w.shape[0] == x.shape[1] // 8
         if (x_scales.shape[1] != x.shape[0] or (x_sums.shape[0], x_sums.shape[1]) != (groups, x.shape[0])
@@ -88,13 +94,15 @@ cdef class Kernels:
         if winograd and self.table.gemm_winograd_u4 == NULL:
             raise ValueError("gemm_quantized: no Winograd products in this build")
         cdef cpp.QuantizedTile tile
-        cdef uint8_t[:, ::1] unpacked = np.empty((x.shape[1], panel), np.uint8)
-        cdef int32_t[:, ::1] w_starts = np.empty((groups, panel), np.int32)
+        cdef uint8_t[:, ::1] unpacked
+        cdef int32_t[:, ::1] w_starts
+        if winograd:
+            unpacked, w_starts = np.empty((x.shape[1], panel), np.uint8), np.empty((groups, panel), np.int32)
+            tile.unpacked, tile.w_starts = &unpacked[0, 0], &w_starts[0, 0]
         tile.x, tile.x_stride, tile.x_scales, tile.x_sums = &x[0, 0], x.shape[1], &x_scales[0, 0], &x_sums[0, 0]
         tile.x_group_stride, tile.w, tile.w_scales = x_scales.shape[1], &w[0, 0, 0], &w_scales[0, 0]
         tile.c, tile.c_stride, tile.rows, tile.accumulate = &c[0, 0], c.shape[1], x.shape[0], accumulate
         tile.groups, tile.group = x_scales.shape[0], x.shape[1] // x_scales.shape[0]
-        tile.unpacked, tile.w_starts = &unpacked[0, 0], &w_starts[0, 0]
         (self.table.gemm_winograd_u4 if winograd else self.table.gemm_packed_u4 if packed else self.table.gemm_u4 if bits == 4
          else self.table.gemm_u8)(tile)
 

@@ -307,8 +307,8 @@ def test_every_block_has_a_language_that_is_run(page):
 PRINTED = {
     "README.md": ["7, 12, 31, 52"],
     "docs/quick_start.md": ["17 + 25 = 42", "sun cat red",
-                            "Once upon a time, a fox lived near a river. One day the fox found a coin in the river. The fox was very happy. "
-                            "(2 passes)"],
+                            "Once upon a time, a fox lived near a river. One day the fox found a coin in the river. The fox was very "
+                            "happy. (2 passes)"],
     "docs/parameters.md": ["12 + 30 = 42", "12 + 30 = 42.", "True (10, 512)"],
     "docs/command_line.md": ["7, 12, 31, 52"],
     "docs/decoding.md": ["14 passes, 1302 rows, 40 tokens revealed", "7, 12, 31, 52 1"],

@@ -1,4 +1,6 @@
 """Integer weights: the kernels against exact NumPy integers, packing, quantisation, layers and models."""
+from pathlib import Path
+
 import folders
 import moe
 import numpy as np
@@ -139,6 +141,15 @@ def test_winograds_inner_product(isa, group, fill):
         assert c.tobytes() == wanted.tobytes(), rows
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux says which processor this is")
+def test_winograds_inner_product_is_used():
+    """Where additions have ports of their own, and there for as many rows as the layers here have."""
+    cpu, kernels = Path("/proc/cpuinfo").read_text(), _native.Kernels(_native.active_isa())
+    wanted = "AuthenticAMD" in cpu and {"avx512_bf16", "avx512_vnni", "gfni"} <= set(cpu.split()) and _native.active_isa() == "avx512bf16"
+    assert kernels.has_gemm_winograd == wanted
+    assert not wanted or kernels.packed_rows < 13
+
+
 def test_a_row_does_not_depend_on_the_others(isa):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(2)
     x, w = operands(kernels, 4, 29, 2, 64)
@@ -233,12 +244,13 @@ def test_activations_that_have_no_scale(isa, value, scale):
         assert np.array_equal(scales, [scale], equal_nan=True) and not q.any() and sums[0] == scales.view(np.int32)[0]
 
 
+@pytest.mark.parametrize("rows", [3, 30])
 @pytest.mark.parametrize(("value", "seen"), [(2.4e33, True), (2.5e33, False), (-3e38, False)])
-def test_activations_whose_base_would_be_infinite(isa, value, seen):
-    x, out = np.ones((3, 64), np.float32), np.empty((3, 32), np.float32)
+def test_activations_whose_base_would_be_infinite(isa, value, seen, rows):
+    x, out = np.ones((rows, 64), np.float32), np.empty((rows, 32), np.float32)
     x[1, 5] = value
     _native.PackedLinear(np.full((32, 64), 1e-5, np.float32), "int4", isa, 32)(x, out)
-    assert np.isfinite(out[[0, 2]]).all()
+    assert np.isfinite(np.delete(out, 1, 0)).all()
     if seen:
         np.testing.assert_allclose(out[1], 1e-5 * value, rtol=0.01)  # half a step of 120
     else:
@@ -325,11 +337,11 @@ def test_layers(isa, dtype, group, shape):
 
 
 @pytest.mark.parametrize(("dtype", "group"), FORMATS)
-@pytest.mark.parametrize("rows", [23, 209])  # in one part, and in two
-def test_layer_rows_alone_and_together(isa, dtype, group, rows):
+@pytest.mark.parametrize(("rows", "depth"), [(23, 640), (23, 1300), (209, 640)])  # one part and block, two blocks, two parts
+def test_layer_rows_alone_and_together(isa, dtype, group, rows, depth):
     rng = np.random.default_rng(3)
-    layer = _native.PackedLinear(rng.normal(size=(77, 640)).astype(np.float32), dtype, isa, group)  # the last panel is narrow
-    x = rng.normal(size=(rows, 640)).astype(np.float32)
+    layer = _native.PackedLinear(rng.normal(size=(77, depth)).astype(np.float32), dtype, isa, group)  # the last panel is narrow
+    x = rng.normal(size=(rows, depth)).astype(np.float32)
     together = np.empty((rows, 77), np.float32)
     layer(x, together, 3)
     twice = together.copy()
@@ -378,12 +390,13 @@ def test_rows_that_lie_apart(isa):
     assert np.array_equal(one[0], wanted[0])
 
 
-def test_damaged_weights_and_activations_are_seen(isa):
+@pytest.mark.parametrize("rows", [5, 30])
+def test_damaged_weights_and_activations_are_seen(isa, rows):
     rng = np.random.default_rng(4)
     for dtype in ("int8", "int4"):
-        weight, x = rng.normal(size=(40, 64)).astype(np.float32), rng.normal(size=(5, 64)).astype(np.float32)
+        weight, x = rng.normal(size=(40, 64)).astype(np.float32), rng.normal(size=(rows, 64)).astype(np.float32)
         weight[7, 40], x[2, 3] = np.nan, np.inf
-        out = np.empty((5, 40), np.float32)
+        out = np.empty((rows, 40), np.float32)
         _native.PackedLinear(weight, dtype, isa, 32)(x, out)
         assert np.isnan(out[:, 7]).all() and np.isnan(out[2]).all()
         assert np.isfinite(np.delete(np.delete(out, 2, 0), 7, 1)).all()

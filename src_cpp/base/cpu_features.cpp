@@ -66,7 +66,7 @@ CpuFeatures detect() {
   f.avx512_bf16 = f.avx512_vnni && seven.eax >= 1 && bit(cpuid(7, 1).eax, 5);
   const Registers vendor = cpuid(0, 0);
   const bool amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65 && vendor.ecx == 0x444d4163;  // "Auth", "enti", "cAMD"
-  f.zen4 = f.avx512_bf16 && amd && bit(seven.ecx, 8);
+  f.avx512_amd = f.avx512_bf16 && amd && bit(seven.ecx, 8);
   f.avx_vnni = f.avx2_fma_f16c && seven.eax >= 1 && bit(cpuid(7, 1).eax, 4);
   return f;
 }

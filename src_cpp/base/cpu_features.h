@@ -9,7 +9,7 @@ struct CpuFeatures {
   bool avx512 = false;       // F, CD, BW, DQ, VL
   bool avx512_vnni = false;  // those and VNNI
   bool avx512_bf16 = false;  // those and BF16
-  bool zen4 = false;         // those and GFNI, of AMD: vectors are added on twice the execution ports that they are multiplied on
+  bool avx512_amd = false;   // those and GFNI, of AMD (Zen 4, Zen 5): twice as many execution ports add bytes as multiply them
   bool dotprod = false;      // aarch64: SDOT and UDOT
 };
 

@@ -23,7 +23,7 @@ std::vector<Build> builds() {
   all.push_back({&kAvxVnniKernels, cpu_features().avx_vnni});
   all.push_back({&kAvx512Kernels, cpu_features().avx512});
   all.push_back({&kAvx512VnniKernels, cpu_features().avx512_vnni});
-  all.push_back({cpu_features().zen4 ? &kAvx512Bf16ZenKernels : &kAvx512Bf16Kernels, cpu_features().avx512_bf16});
+  all.push_back({cpu_features().avx512_amd ? &kAvx512Bf16AmdKernels : &kAvx512Bf16Kernels, cpu_features().avx512_bf16});
 #endif
 #ifdef LLADA_ARM_KERNELS
   all.push_back({&kNeonKernels, true});  // a part of aarch64

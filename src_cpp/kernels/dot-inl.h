@@ -1,4 +1,5 @@
-// Dot4 and Dot8: products of 8-bit activations with 4-bit and 8-bit weights, exact in int32, over the integer vectors of a vec_*.h of x86.
+// Dot4, Dot8 and WinogradDot: products of 8-bit activations with 4-bit and 8-bit weights, exact in int32, over the integer vectors of a
+// vec_*.h of x86.
 // Weights are [depth / 4][panel][4] bytes, so that a 32-bit lane is a channel.
 #pragma once
 
@@ -131,7 +132,7 @@ struct WinogradDot {
 
 #else
 
-// vpmaddubsw adds two products into int16. With 4-bit weights a pair is at most 2 * 15 * 127 = 3810, so eight pairs fit before
+// vpmaddubsw adds two products into int16. With 4-bit weights a pair is at most 2 * 15 * 120 = 3600, so eight pairs fit before
 // vpmaddwd widens them.
 struct Dot4 {
   static constexpr bool kUnpacks = true;

@@ -22,6 +22,6 @@ constexpr KernelTable with_winograd(KernelTable table) {
 
 }  // namespace
 
-const KernelTable kAvx512Bf16ZenKernels = with_winograd(make_table("avx512bf16"));
+const KernelTable kAvx512Bf16AmdKernels = with_winograd(make_table("avx512bf16"));
 
 }  // namespace llada

@@ -176,7 +176,7 @@ struct FineScale {
   static int32_t sum_or_start(float, int32_t sum) { return sum; }
 };
 
-// Beside 4-bit weights: the power of two that is next, less than twice as coarse as the finest for magnitudes of 120.
+// Beside 4-bit weights: the least power of two with which magnitudes are at most 120; see QuantizedTile.
 struct BinaryScale {
   static constexpr float kMost = 120.0f * 0x1p104f;  // beyond it the base would be infinite
   static float of(float largest) {

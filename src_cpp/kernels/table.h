@@ -79,29 +79,30 @@ using Bf16Tile = GemmTile<uint16_t>;
 
 // One block of a product of quantised matrices: c[rows, panel] = sum over groups of
 //   x_scale[row, group] w_scale[group, channel] sum over depth of x[row, depth] (w[depth, channel] - zero)
-// with 8-bit x in [-127, 127], unsigned w of 4 bits and zero 8, or of 8 bits and zero 128 (w at least 1), in exact int32 sums.
+// with unsigned w of 4 bits and zero 8 and x in [-120, 120], or w of 8 bits and zero 128 (w at least 1) and x in [-127, 127], in exact
+// int32 sums.
 //
 // Beside 4-bit weights x_scale is a power of two, and a sum is scaled while it is built. An int32 that starts as the bits of the float32
 // base = 1.5 * 2^23 x_scale, and to which an integer |n| < 2^22 is added, is the float32 base + n x_scale, exactly; a group's sum is within
-// 128 * 127 * 8 = 130,048. What is left is `sum - base`, which runs where multiplications do not: converting and multiplying each sum by
+// 128 * 120 * 8 = 122,880. What is left is `sum - base`, which runs where multiplications do not: converting and multiplying each sum by
 // x_scale takes a fifth of the multipliers' time in groups of 32.
 //
-// Winograd's inner product (IEEE Transactions on Computers C-17, 1968, 693-694) makes one multiplication of two and three additions,
+// Winograd's inner product (IEEE Transactions on Computers C-17, 1968, 693-694) needs one multiplication for two products,
 //   x1 w1 + x2 w2 = (x1 + w2) (x2 + w1) - x1 x2 - w1 w2,
-// of which the products of x alone and of w alone are summed once a row and once a channel. Here x1 and x2 are fours of depths: with the
-// first of each eight and with the next, and beside signed 4-bit weights, |x| <= 120,
+// and two additions more; the products of x alone and of w alone are summed once a row and once a channel. Here x1 is the first four of
+// eight depths and x2 the next. With signed weights of 4 bits and |x| <= 120
 //   x1 + w2 in [-128, 127] and x2 + (w1 + 128) in [0, 255]
-// are bytes as vpdpbusd takes them. The 128 that w1 is given costs no more: with it the products that are taken off again are
+// are bytes as vpdpbusd takes them. The 128 costs nothing: what is taken off again is then
 //   x1 (x2 + 128), of a row and group, and (w1 + 128) w2, of a channel and group.
 // Sums are exact, so the bits are those of the other 4-bit kernels.
 struct QuantizedTile {
   const int8_t* x;            // [rows, groups * group], row stride x_stride
   ptrdiff_t x_stride;
   const float* x_scales;      // [groups][rows], groups x_group_stride apart; of 4 bits the bases
-  const int32_t* x_sums;      // [groups][rows] sum of x, in the same way; of 4 bits the bits of the base less zero times that sum, or less
-                              // the sum of x1 (x2 + 128)
+  const int32_t* x_sums;      // [groups][rows] sum of x, in the same way; of 4 bits the bits of the base less zero times that sum, for
+                              // gemm_winograd_u4 less the sum of x1 (x2 + 128)
   ptrdiff_t x_group_stride;
-  const uint8_t* w;           // [groups * group / 4][panel][4]
+  const uint8_t* w;           // [groups * group / 4][panel][4], one a byte; [groups * group / 8][panel][4], two a byte
   const float* w_scales;      // [groups][panel]
   float* c;                   // [rows, panel], row stride c_stride
   ptrdiff_t c_stride;
@@ -194,7 +195,7 @@ extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
 extern const KernelTable kAvx512Bf16Kernels;
-extern const KernelTable kAvx512Bf16ZenKernels;  // for processors that add where they do not multiply
+extern const KernelTable kAvx512Bf16AmdKernels;  // the same name, and Winograd's inner product
 extern const KernelTable kNeonKernels;
 extern const KernelTable kNeonDotKernels;
 

@@ -88,7 +88,8 @@ inline IntVec add32(IntVec a, IntVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
 #ifdef LLADA_WINOGRAD
 
 // Additions to nibbles that are rearrangements of their bits: the three lowest stay, and the others are the fourth or its complement. So
-// vgf2p8affineqb, which makes every bit of a byte the parity of chosen bits, then complements, does what takes three instructions.
+// vgf2p8affineqb, which makes every bit of a byte the parity of chosen bits, then complements, does what takes two or three instructions.
+// Not an intrinsic: that wants a build for GFNI, and the rest of this one is for processors without it too.
 template <int Complement>
 inline IntVec chosen_bits(IntVec a, long long rows) {
 #ifdef _MSC_VER

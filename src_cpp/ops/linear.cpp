@@ -29,7 +29,7 @@ struct Scratch {
   alignas(64) int32_t starts[kQuantizedBlock / kMinGroup * kMaxPanel];
   uint8_t* bytes() { return reinterpret_cast<uint8_t*>(floats); }
 };
-static_assert(sizeof(Scratch) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
+static_assert(sizeof(Scratch::floats) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
 
 // Whether 4-bit weights are unpacked in registers, by every tile of rows anew, and not into memory for all rows.
 bool packed(const KernelTable& kernels, const Product& p) {

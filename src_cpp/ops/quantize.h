@@ -25,13 +25,14 @@ class QuantizedRows {
   // Row slots[i * copies + n] is row i of others, for n < copies.
   void spread(Team& team, const QuantizedRows& others, const int32_t* slots, int64_t copies);
 
-  // Integers; and bfloat16, in pairs where the kernels have gemm_bf16, as float32 where not.
+  // Integers, beside 4-bit weights with starts for gemm_winograd_u4 where the kernels have that; and bfloat16, in pairs where they have
+  // gemm_bf16, as float32 where not.
   const int8_t* row(int64_t i) const { return codes_.data() + i * stride_; }
   const uint16_t* pairs(int64_t i) const { return reinterpret_cast<const uint16_t*>(row(i)); }
   const float* floats(int64_t i) const { return reinterpret_cast<const float*>(row(i)); }
   const float* scales(int64_t group) const { return scales_.data() + group * rows_; }
   const int32_t* sums(int64_t group) const { return sums_.data() + group * rows_; }
-  const int32_t* winograd_starts(int64_t group) const { return winograd_starts_.data() + group * rows_; }  // where the kernels have that
+  const int32_t* winograd_starts(int64_t group) const { return winograd_starts_.data() + group * rows_; }
   ptrdiff_t stride() const { return stride_; }  // in bytes
   ptrdiff_t rows() const { return rows_; }
   int64_t bytes() const { return codes_.size() + (scales_.size() + sums_.size() + winograd_starts_.size()) * 4; }
