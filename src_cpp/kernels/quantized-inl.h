@@ -72,13 +72,25 @@ template <class Dot, Weights Kind>
 struct Group {
   static typename Dot::Sum start(int32_t x_start, const QuantizedTile&, int /*channel*/) { return splat(x_start); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_base, Vec w_scale) { return fma(sub(as_float(sum), x_base), w_scale, total); }
+  template <int Rows>
+  static void put_by(Vec&) {}
 };
 template <class Dot>
 struct Group<Dot, Weights::bytes> {
+  template <int Rows>
+  static void put_by(Vec&) {}
   static typename Dot::Sum start(int32_t x_sum, const QuantizedTile&, int /*channel*/) { return Dot::start(x_sum); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_scale, Vec w_scale) { return fma(to_float(sum), mul(x_scale, w_scale), total); }
 };
 #ifdef LLADA_WINOGRAD
+template <>
+struct Group<WinogradDot, Weights::first> : Group<WinogradDot, Weights::packed> {
+  // Of five or six rows sums, totals and operands are just as many as there are registers, and GCC 12 spills operands in the inner loop.
+  template <int Rows>
+  static void put_by(Vec& total) {
+    if (Rows == 5 || Rows == 6) keep_in_memory(total);
+  }
+};
 template <>
 struct Group<WinogradDot, Weights::later> : Group<WinogradDot, Weights::first> {
   static IntVec start(int32_t x_start, const QuantizedTile& t, int channel) {
@@ -124,7 +136,10 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     for (int j = 0; j < kVectors; ++j) w_scale[j] = load(t.w_scales + g * kPanel + j * Vec::kLanes);
     for (int r = 0; r < Rows; ++r) {
       const Vec x_scale = broadcast(x_scales[r]);
-      for (int j = 0; j < kVectors; ++j) total[r][j] = Group<Dot, Kind>::add(total[r][j], sums[r][j], x_scale, w_scale[j]);
+      for (int j = 0; j < kVectors; ++j) {
+        total[r][j] = Group<Dot, Kind>::add(total[r][j], sums[r][j], x_scale, w_scale[j]);
+        Group<Dot, Kind>::template put_by<Rows>(total[r][j]);
+      }
     }
     x += t.group;
     w += group_bytes;
