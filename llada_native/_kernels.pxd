@@ -57,7 +57,7 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         void (*gemm_f32)(const FloatTile&) noexcept
         void (*gemm_bf16)(const Bf16Tile&) noexcept
         int64_t (*multiply_add)(int64_t, float*) noexcept
-        int packed_rows
+        int[3] packed_rows
         void (*gemm_u4)(const QuantizedTile&) noexcept
         void (*gemm_packed_u4)(const QuantizedTile&) noexcept
         void (*gemm_u8)(const QuantizedTile&) noexcept

@@ -71,8 +71,8 @@ cdef class Kernels:
 
     @property
     def packed_rows(self):
-        """Most rows that packed 4-bit weights are multiplied with as they are."""
-        return self.table.packed_rows
+        """Most rows that packed 4-bit weights are multiplied with as they are, by group."""
+        return {32: self.table.packed_rows[0], 64: self.table.packed_rows[1], 128: self.table.packed_rows[2]}
 
     @property
     def has_gemm_winograd(self):

@@ -72,25 +72,13 @@ template <class Dot, Weights Kind>
 struct Group {
   static typename Dot::Sum start(int32_t x_start, const QuantizedTile&, int /*channel*/) { return splat(x_start); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_base, Vec w_scale) { return fma(sub(as_float(sum), x_base), w_scale, total); }
-  template <int Rows>
-  static void put_by(Vec&) {}
 };
 template <class Dot>
 struct Group<Dot, Weights::bytes> {
-  template <int Rows>
-  static void put_by(Vec&) {}
   static typename Dot::Sum start(int32_t x_sum, const QuantizedTile&, int /*channel*/) { return Dot::start(x_sum); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_scale, Vec w_scale) { return fma(to_float(sum), mul(x_scale, w_scale), total); }
 };
 #ifdef LLADA_WINOGRAD
-template <>
-struct Group<WinogradDot, Weights::first> : Group<WinogradDot, Weights::packed> {
-  // Of five or six rows sums, totals and operands are just as many as there are registers, and GCC 12 spills operands in the inner loop.
-  template <int Rows>
-  static void put_by(Vec& total) {
-    if (Rows == 5 || Rows == 6) keep_in_memory(total);
-  }
-};
 template <>
 struct Group<WinogradDot, Weights::later> : Group<WinogradDot, Weights::first> {
   static IntVec start(int32_t x_start, const QuantizedTile& t, int channel) {
@@ -98,6 +86,14 @@ struct Group<WinogradDot, Weights::later> : Group<WinogradDot, Weights::first> {
   }
 };
 #endif
+
+// With Winograd's inner product, five or six rows have just as many sums, totals and operands as there are registers: GCC 12 then spills
+// operands in the inner loop, and totals, which wait there, cost less in memory.
+inline void keep_in_memory(Vec& total) {
+#ifndef _MSC_VER
+  __asm__("" : "+m"(total));
+#endif
+}
 
 // Rows x one panel. The integers of a group are exact; groups are added up in float32, one chain for each element of c.
 template <class Dot, Weights Kind, int Rows, class Fetch>
@@ -138,7 +134,7 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
       const Vec x_scale = broadcast(x_scales[r]);
       for (int j = 0; j < kVectors; ++j) {
         total[r][j] = Group<Dot, Kind>::add(total[r][j], sums[r][j], x_scale, w_scale[j]);
-        Group<Dot, Kind>::template put_by<Rows>(total[r][j]);
+        if constexpr ((Kind == Weights::first || Kind == Weights::later) && (Rows == 5 || Rows == 6)) keep_in_memory(total[r][j]);
       }
     }
     x += t.group;
@@ -251,7 +247,8 @@ void quantize_q8_for_u4(const float* x, int8_t* q, float* bases, int32_t* starts
 
 // Dot4 and Dot8 of a vec_*.h: sums of products with 4-bit and with 8-bit weights.
 constexpr llada::KernelTable make_table(const char* name) {
-  return {name, kPanel, kAttentionRows, gemm_f32, gemm_bf16, multiply_add, Tiling::kPackedRows, gemm_quantized<Dot4, Weights::unpacked>,
+  return {name, kPanel, kAttentionRows, gemm_f32, gemm_bf16, multiply_add, {Tiling::kPackedRows, Tiling::kPackedRows, Tiling::kPackedRows},
+          gemm_quantized<Dot4, Weights::unpacked>,
           gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, unpack_u4, nullptr, quantize_groups<FineScale>,
           quantize_q8_for_u4, widen_bf16, widen_f16, round_bf16, round_pairs, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32,
           attention_f32, extremes, softmax_sums};

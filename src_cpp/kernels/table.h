@@ -140,7 +140,7 @@ struct KernelTable {
 
   // 4-bit and 8-bit weights, one a byte; and 4-bit weights as they are stored, [groups * group / 8][panel][4], unpacked for every tile of
   // rows anew, which is the fastest for up to packed_rows rows.
-  int packed_rows;
+  int packed_rows[3];  // in groups of 32, 64 and 128
   void (*gemm_u4)(const QuantizedTile& tile);
   void (*gemm_packed_u4)(const QuantizedTile& tile);
   void (*gemm_u8)(const QuantizedTile& tile);

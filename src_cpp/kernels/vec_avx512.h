@@ -103,11 +103,6 @@ inline IntVec chosen_bits(IntVec a, long long rows) {
 inline IntVec low_nibbles_plus_120(IntVec a) { return chosen_bits<0x78>(a, 0x0102040808080808); }
 inline IntVec high_nibbles_minus_8(IntVec a) { return chosen_bits<0xf8>(a, 0x1020408080808080); }
 
-inline void keep_in_memory(Vec& a) {
-#ifndef _MSC_VER
-  __asm__("" : "+m"(a.v));
-#endif
-}
 inline IntVec add8(IntVec a, IntVec b) { return {_mm512_add_epi8(a.v, b.v)}; }
 inline IntVec sub32(IntVec a, IntVec b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 inline IntVec load32(const int32_t* p) { return {_mm512_loadu_si512(p)}; }

@@ -33,7 +33,8 @@ static_assert(sizeof(Scratch::floats) >= static_cast<size_t>(kQuantizedBlock) * 
 
 // Whether 4-bit weights are unpacked in registers, by every tile of rows anew, and not into memory for all rows.
 bool packed(const KernelTable& kernels, const Product& p) {
-  return p.weight->format().dtype == DType::int4 && p.rows <= kernels.packed_rows;
+  const WeightFormat& format = p.weight->format();
+  return format.dtype == DType::int4 && p.rows <= kernels.packed_rows[format.group / 64];
 }
 
 // Whether they are unpacked for Winograd's inner product.
@@ -78,10 +79,12 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   tile.x_scales = quantized.scales(group) + row;
   tile.x_sums = quantized.sums(group) + row;
   tile.x_group_stride = quantized.rows();
-  const bool as_stored = packed(kernels, p), by_winograd = winograd(kernels, p);
-  if (as_stored) {
+  auto gemm = p.weight->format().dtype == DType::int4 ? kernels.gemm_u4 : kernels.gemm_u8;
+  if (packed(kernels, p)) {
+    gemm = kernels.gemm_packed_u4;
     tile.w = p.weight->packed_block(panel, k);
-  } else if (by_winograd) {
+  } else if (winograd(kernels, p)) {
+    gemm = kernels.gemm_winograd_u4;
     tile.w = p.weight->packed_block(panel, k);
     tile.unpacked = scratch.bytes();
     tile.w_starts = scratch.starts;
@@ -95,8 +98,7 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   tile.rows = static_cast<int>(rows);
   tile.accumulate = accumulate;
   tile.ahead = ahead;
-  const auto gemm = as_stored ? kernels.gemm_packed_u4 : by_winograd ? kernels.gemm_winograd_u4 : kernels.gemm_u4;
-  (p.weight->format().dtype == DType::int4 ? gemm : kernels.gemm_u8)(tile);
+  gemm(tile);
 }
 
 // The last panel, when it holds fewer channels than a panel: computed in a tile, so that nothing is written past a row of out.
