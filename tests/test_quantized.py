@@ -244,7 +244,7 @@ def test_activations_that_have_no_scale(isa, value, scale):
         assert np.array_equal(scales, [scale], equal_nan=True) and not q.any() and sums[0] == scales.view(np.int32)[0]
 
 
-@pytest.mark.parametrize("rows", [3, 30])
+@pytest.mark.parametrize("rows", [3, 60])
 @pytest.mark.parametrize(("value", "seen"), [(2.4e33, True), (2.5e33, False), (-3e38, False)])
 def test_activations_whose_base_would_be_infinite(isa, value, seen, rows):
     x, out = np.ones((rows, 64), np.float32), np.empty((rows, 32), np.float32)
@@ -390,7 +390,7 @@ def test_rows_that_lie_apart(isa):
     assert np.array_equal(one[0], wanted[0])
 
 
-@pytest.mark.parametrize("rows", [5, 30])
+@pytest.mark.parametrize("rows", [5, 60])
 def test_damaged_weights_and_activations_are_seen(isa, rows):
     rng = np.random.default_rng(4)
     for dtype in ("int8", "int4"):
