@@ -40,6 +40,7 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         ptrdiff_t x_group_stride
         const uint8_t* w
         const float* w_scales
+        const uint16_t* w_stored_scales
         float* c
         ptrdiff_t c_stride
         int rows, groups, group, accumulate

@@ -475,8 +475,8 @@ cdef class PackedLinear:
                 team.reset(new cpp.Team(1, never))
                 stored = self.weight.get().load_integers(team.get()[0], 0, rows, &values[0, 0], &scales[0, 0], stored_group)
             if not stored:
-                raise ValueError(f"weight: expected integers that {dtype} holds in groups of {group}, found others in groups of "
-                                 f"{stored_group}")
+                raise ValueError(f"weight: expected integers that {dtype} holds in groups of {group} with scales of float16, found others in "
+                                 f"groups of {stored_group}")
             return
         bits, code = as_bits(weight, "weight")
         cdef const void* data = address(bits)

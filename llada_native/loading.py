@@ -104,7 +104,7 @@ def vocabulary_texts(folder: Path, config: ModelConfig) -> dict[str, str]:
 
 def weight_bytes(config: ModelConfig, dtype: str, group_size: int) -> int:
     """Memory of the matrices, embedding and head included."""
-    routers, scales = config.routers(), 4 / group_size
+    routers, scales = config.routers(), 2 / group_size
     others = config.matrices() - routers
     if dtype not in ("int8", "int4"):
         return others * (4 if dtype == "float32" else 2) + 4 * routers

@@ -22,7 +22,7 @@ logger = logging.getLogger("llada_native")
 
 MAGIC = b"LLADAPK1"
 LARGEST_TAG = 1 << 20
-PACKED_FORMAT = 1  # of the layout in memory; to be raised when a kernel's layout changes
+PACKED_FORMAT = 2  # of the layout in memory; to be raised when a kernel's layout changes
 
 
 def tag_of(source: TensorSource, dtype: str, group_size: int, isa: str, **origin: str | None) -> str:

@@ -186,6 +186,14 @@ def test_integers_that_a_format_has_not(isa, dtype, group, value):
         _native.PackedLinear(rows, dtype, isa, group)
 
 
+@pytest.mark.parametrize("scale", [1 + 2.0**-11, 1e-9, 65536, np.inf])
+def test_scales_that_float16_has_not(isa, scale):
+    scales = np.ones((8, 4), np.float32)
+    scales[5, 2] = scale
+    with pytest.raises(ValueError, match="weight: expected integers that int8 holds"):
+        _native.PackedLinear(IntegerRows(np.ones((8, 128), np.int8), scales), "int8", isa, 32)
+
+
 @pytest.mark.parametrize("scales", [(8, 0), (7, 4), (8, 3)])
 def test_scales_that_do_not_fit_integers(scales):
     rows = IntegerRows(np.ones((8, 128), np.int8), np.ones(scales, np.float32))
@@ -234,14 +242,14 @@ def test_a_model_holds_the_integers_of_its_file(tmp_path, kind, dtype):
             pairs = codes.reshape(-1, d // 8, panel, 4)
             codes = np.stack([pairs & 15, pairs >> 4], 2)  # [panels, depth / 8, 2, panel, 4]
         codes = codes.reshape(-1, d // 4, panel, 4).transpose(0, 2, 1, 3).reshape(rows, d)
-        scales = take(rows * d // 32 * 4, np.float32).reshape(-1, d // 32, panel).transpose(0, 2, 1).reshape(rows, -1)
+        scales = take(rows * d // 32 * 2, np.float16).astype(np.float32).reshape(-1, d // 32, panel).transpose(0, 2, 1).reshape(rows, -1)
         return (codes.astype(np.int32) - (8 if bits == 4 else 128)).astype(np.float32) * np.repeat(scales, 32, 1)
 
     embedding = take(vocabulary * d * 2, ml_dtypes.bfloat16).reshape(vocabulary, d)
     assert np.array_equal(embedding, values["model.transformer.wte.weight"].astype(ml_dtypes.bfloat16))
     take(d * 4, np.float32), take(d * 4, np.float32)
     assert np.array_equal(matrix(d, 4 if dtype == "int4" else 8), values["model.transformer.blocks.0.q_proj.weight"])
-    at = len(data) - 8 - vocabulary * (d + d // 32 * 4)
+    at = len(data) - 8 - vocabulary * (d + d // 32 * 2)
     assert np.array_equal(matrix(vocabulary, 8), values["model.transformer.ff_out.weight"])
 
 

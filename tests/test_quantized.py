@@ -52,6 +52,11 @@ def random_scales(bits, rng, shape):
     return scales.astype(np.float32)
 
 
+def weight_scales(rng, groups, kernels):
+    """[groups, panel] that float16 holds, as they are stored."""
+    return rng.normal(size=(groups, kernels.panel)).astype(np.float16).astype(np.float32)
+
+
 def scale_of(dtype, group):
     """Of activations [rows, group], [rows]: the finest, or the power of two next to it."""
     fine = np.abs(group).max(1) / np.float32(LARGEST[BITS[dtype]])
@@ -92,7 +97,7 @@ def test_integer_sums_are_exact(isa, bits, group, fill):
 def test_scales_and_groups(isa, bits):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(1)
     x, w = operands(kernels, bits, 13, 4, 64)
-    x_scales, w_scales = random_scales(bits, rng, (4, 13)), rng.normal(size=(4, kernels.panel)).astype(np.float32)
+    x_scales, w_scales = random_scales(bits, rng, (4, 13)), weight_scales(rng, 4, kernels)
     c = np.empty((13, kernels.panel), np.float32)
     kernels.gemm_quantized(bits, x, *prepared(bits, x, x_scales), w, w_scales, c)
     wanted = exact(bits, x, w, x_scales, w_scales, 64)
@@ -108,7 +113,7 @@ def test_weights_that_are_still_packed(isa, group, fill):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(6)
     for rows in range(1, 15):
         x, w = operands(kernels, 4, rows, 3, group, fill, rows)
-        w_scales, packed = rng.normal(size=(3, kernels.panel)).astype(np.float32), w[0::2] | w[1::2] << 4
+        w_scales, packed = weight_scales(rng, 3, kernels), w[0::2] | w[1::2] << 4
         x_scales, sums = prepared(4, x, random_scales(4, rng, (3, rows)))
         c, wanted = (np.full((rows, kernels.panel), 5, np.float32) for _ in range(2))
         kernels.gemm_quantized(4, x, x_scales, sums, packed, w_scales, c, True)
@@ -133,7 +138,7 @@ def test_winograds_inner_product(isa, group, fill):
         c = np.full((rows, kernels.panel), 5, np.float32)
         kernels.gemm_quantized(4, x, bases, winograd_starts(x, bases), packed, ones, c, winograd=True)
         assert np.array_equal(c, exact(4, x, w, np.ones((3, rows)), ones, group)), rows
-        w_scales = rng.normal(size=(3, kernels.panel)).astype(np.float32)
+        w_scales = weight_scales(rng, 3, kernels)
         bases, starts = prepared(4, x, random_scales(4, rng, (3, rows)))
         wanted = c.copy()
         kernels.gemm_quantized(4, x, bases, starts, packed, w_scales, wanted, True)
@@ -153,7 +158,7 @@ def test_winograds_inner_product_is_used():
 def test_a_row_does_not_depend_on_the_others(isa):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(2)
     x, w = operands(kernels, 4, 29, 2, 64)
-    w_scales = rng.random((2, kernels.panel)).astype(np.float32)
+    w_scales = weight_scales(rng, 2, kernels)
     x_scales, sums = prepared(4, x, random_scales(4, rng, (2, 29)))
     together = np.empty((29, kernels.panel), np.float32)
     kernels.gemm_quantized(4, x, x_scales, sums, w, w_scales, together)
@@ -285,7 +290,8 @@ def test_4_bit_scales_are_better_than_the_plain_one(count):
         ours.append(((w - scale * (codes.astype(int) - 8)) ** 2).sum())
         plain.append(error(extreme / -8))
         best.append(min(error(extreme / -d) for d in np.linspace(4, 10, 400)))
-        assert ours[-1] <= plain[-1] * (1 + 1e-5) + 1e-12
+        # A float16 is within 2^-11 of the fitted scale, which costs 2^-22 of the squares of the weights at most.
+        assert ours[-1] <= plain[-1] * (1 + 1e-5) + 2.0**-22 * (w.astype(float) ** 2).sum()
     if count >= 32:
         assert np.mean(ours) < 0.93 * np.mean(plain) and np.mean(ours) < 1.02 * np.mean(best)
 
@@ -297,6 +303,47 @@ def test_8_bit_weights_are_within_half_a_step():
     scale = _native.quantize_group(w, "int8", codes)
     assert codes.min() >= 1
     assert np.abs(w - scale * (codes.astype(int) - 128)).max() < 0.6 * np.abs(w).max() / 127
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("size", [0.02, 1000])
+def test_a_scale_is_the_float16_nearest_to_the_best_for_its_integers(dtype, size):
+    rng, codes = np.random.default_rng(1), np.empty(64, np.uint8)
+    for _ in range(50):
+        w = (size * rng.normal(size=64)).astype(np.float32)
+        scale = _native.quantize_group(w, dtype, codes)
+        integers = codes.astype(float) - ZERO[BITS[dtype]]
+        fitted = (w.astype(float) @ integers) / (integers @ integers)
+        assert scale == np.float16(scale) and abs(scale - fitted) <= np.spacing(np.float16(abs(scale))) * 0.51
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("exponent", [-15, -17, -20, -23, -26])
+def test_weights_whose_scale_has_few_digits(dtype, exponent):
+    """Below 2^-14 a float16 is a multiple of 2^-24: the integers go by it, out by half a step or by what lies beyond the last of them.
+    What is nothing in float16 is nothing."""
+    rng, codes = np.random.default_rng(1), np.empty(64, np.uint8)
+    low, high = (8, 7) if dtype == "int4" else (127, 127)
+    for _ in range(50):
+        w = rng.normal(size=64)
+        w = (w / np.abs(w).max() * low * 2.0**exponent * rng.uniform(0.5, 1)).astype(np.float32)
+        scale = _native.quantize_group(w, dtype, codes)
+        error = np.abs(w - scale * (codes.astype(float) - ZERO[BITS[dtype]]))
+        beyond = np.abs(w) - abs(scale) * np.where(w * scale < 0, low, high)
+        assert scale == np.float16(scale) and (error <= np.maximum(abs(scale) * 0.501, beyond)).all()
+        assert 0.8 * np.abs(w).max() / low - 2.0**-25 <= abs(scale) < 2.0**-14
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("int4", 8 * 65504), ("int8", 127 * 65504)])
+def test_weights_whose_scale_would_be_beyond_float16(dtype, most):
+    codes = np.empty(32, np.uint8)
+    for sign in (-1, 1):
+        w = np.full(32, sign * most, np.float32)
+        assert 65504 * 0.99 <= abs(_native.quantize_group(w, dtype, codes)) <= 65504
+        w[5] = np.nextafter(w[5], np.float32(sign * np.inf))
+        message = rf"expected at most {most} in magnitude for {dtype}, found -?{most}\.?\d*; bfloat16 and float32 reach further"
+        with pytest.raises(OverflowError, match=message):
+            _native.quantize_group(w, dtype, codes)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
@@ -432,11 +479,11 @@ def test_memory(tmp_path):
     config = folders.config(d_model=256, n_heads=4, mlp_hidden_size=1024)
     halves = [LLaDAForCausalLM.random(config, dtype).memory()["weights"] for dtype in ("bfloat16", "float16")]
     assert halves[0] == halves[1]
-    for dtype, group, bits in (("int8", 128, 8.25), ("int4", 128, 4.25), ("int4", 32, 5)):
+    for dtype, group, bits in (("int8", 128, 8.125), ("int4", 128, 4.125), ("int4", 32, 4.5)):
         model = LLaDAForCausalLM.random(config, dtype, group_size=group)
         table = 64 * 256
         matrices = model.config.matrices() - 2 * table
-        stated = matrices * bits / 8 + table * (2 + 1 + 4 / group)
+        stated = matrices * bits / 8 + table * (2 + 1 + 2 / group)
         assert abs(model.memory()["weights"] / stated - 1) < 0.01
 
 

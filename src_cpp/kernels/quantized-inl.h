@@ -110,7 +110,7 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) total[r][j] = t.accumulate ? load(c + r * t.c_stride + j * Vec::kLanes) : zero();
   for (int g = 0; g < t.groups; ++g) {
-    for (int i = 0; ahead.scales && i < kPanel; i += kLine / 4) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
+    for (int i = 0; ahead.scales && i < kPanel; i += kLine / 2) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
     typename Dot::Sum sums[Rows][kVectors];
     for (int r = 0; r < Rows; ++r)
       for (int j = 0; j < kVectors; ++j)
@@ -129,7 +129,10 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
       Dot::template run<Rows, kVectors>(x, t.x_stride, unpacked, t.group, sums, fetch);
     }
     Vec w_scale[kVectors];
-    for (int j = 0; j < kVectors; ++j) w_scale[j] = load(t.w_scales + g * kPanel + j * Vec::kLanes);
+    for (int j = 0; j < kVectors; ++j) {
+      const int at = g * kPanel + j * Vec::kLanes;
+      w_scale[j] = Kind == Weights::packed ? load_f16(t.w_stored_scales + at) : load(t.w_scales + at);
+    }
     for (int r = 0; r < Rows; ++r) {
       const Vec x_scale = broadcast(x_scales[r]);
       for (int j = 0; j < kVectors; ++j) {

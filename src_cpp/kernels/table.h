@@ -53,7 +53,7 @@ struct AttentionTile {
 struct Ahead {
   const char* data = nullptr;
   ptrdiff_t bytes = 0;
-  const float* scales = nullptr;  // [groups][panel] of quantised weights: those of the same block
+  const uint16_t* scales = nullptr;  // [groups][panel] of quantised weights: those of the same block
 };
 
 // One block of a product of floats: c[rows, panel] = a[rows, depth] . w[depth, panel]
@@ -103,7 +103,8 @@ struct QuantizedTile {
                               // gemm_winograd_u4 less the sum of x1 (x2 + 128)
   ptrdiff_t x_group_stride;
   const uint8_t* w;           // [groups * group / 4][panel][4], one a byte; [groups * group / 8][panel][4], two a byte
-  const float* w_scales;      // [groups][panel]
+  const float* w_scales;      // [groups][panel]; not of packed weights
+  const uint16_t* w_stored_scales;  // as they are stored, float16: of packed weights alone
   float* c;                   // [rows, panel], row stride c_stride
   ptrdiff_t c_stride;
   int rows;

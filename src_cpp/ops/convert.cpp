@@ -5,10 +5,10 @@
 
 namespace llada {
 
-void throw_beyond_f16(float value) {
+void throw_beyond(const char* format, float most, float value) {
   char message[128];
-  std::snprintf(message, sizeof message, "expected at most %.9g in magnitude for float16, found %.9g; bfloat16 and float32 reach further",
-                static_cast<double>(kLargestF16), static_cast<double>(value));
+  std::snprintf(message, sizeof message, "expected at most %.9g in magnitude for %s, found %.9g; bfloat16 and float32 reach further",
+                static_cast<double>(most), format, static_cast<double>(value));
   throw std::out_of_range(message);
 }
 

@@ -9,7 +9,7 @@
 
 namespace llada {
 
-[[noreturn]] void throw_beyond_f16(float value);
+[[noreturn]] void throw_beyond(const char* format, float most, float value);
 
 inline float bits_to_float(uint32_t bits) {
   float f;
@@ -56,6 +56,8 @@ inline uint16_t float_to_f16(float f) {
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13));
 }
 
+inline bool is_f16(float f) { return std::fabs(f) <= kLargestF16 && f16_to_float(float_to_f16(f)) == f; }
+
 // Element i of unaligned data.
 inline float element(const void* data, DType dtype, int64_t i) {
   if (dtype == DType::float32) {
@@ -75,7 +77,7 @@ inline void store_element(void* data, DType dtype, int64_t i, float value) {
     std::memcpy(static_cast<char*>(data) + i * 4, &value, sizeof value);
     return;
   }
-  if (dtype == DType::float16 && std::fabs(value) > kLargestF16 && !std::isinf(value)) throw_beyond_f16(value);
+  if (dtype == DType::float16 && std::fabs(value) > kLargestF16 && !std::isinf(value)) throw_beyond("float16", kLargestF16, value);
   uint16_t h = dtype == DType::float16 ? float_to_f16(value) : float_to_bf16(value);
   if (dtype == DType::bfloat16_fast && !(h & 0x7f80)) h &= 0x8000;  // as its products take subnormal factors
   std::memcpy(static_cast<char*>(data) + i * 2, &h, sizeof h);

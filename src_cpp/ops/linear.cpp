@@ -23,10 +23,11 @@ constexpr int64_t kTailRows = 64;
 // two cores of Zen 4.
 constexpr int64_t kPartRows = 96;
 
-// What one thread unpacks weights into.
+// What one thread unpacks weights and widens scales into.
 struct Scratch {
   alignas(64) float floats[kRoundedBlock * kMaxPanel];
   alignas(64) int32_t starts[kQuantizedBlock / kMinGroup * kMaxPanel];
+  alignas(64) float scales[kQuantizedBlock / kMinGroup * kMaxPanel];
   uint8_t* bytes() { return reinterpret_cast<uint8_t*>(floats); }
 };
 static_assert(sizeof(Scratch::floats) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
@@ -92,7 +93,9 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   } else {
     tile.w = p.weight->quantized_block(panel, k, int64_t{tile.groups} * tile.group, scratch.bytes());
   }
-  tile.w_scales = p.weight->scales(panel, group);
+  tile.w_stored_scales = p.weight->scales(panel, group);
+  tile.w_scales = scratch.scales;
+  if (!packed(kernels, p)) kernels.widen_f16(tile.w_stored_scales, scratch.scales, static_cast<size_t>(tile.groups) * kernels.panel);
   tile.c = out;
   tile.c_stride = out_stride;
   tile.rows = static_cast<int>(rows);
@@ -259,7 +262,7 @@ void Linear::allocate() {
 
 void Linear::clear() {
   if (format_.quantized()) {
-    std::memset(scales_.data(), 0, static_cast<size_t>(scales_.size()) * sizeof(float));
+    std::memset(scales_.data(), 0, static_cast<size_t>(scales_.size()) * sizeof(uint16_t));
     std::memset(data_.data(), format_.dtype == DType::int4 ? 0x88 : 128, static_cast<size_t>(data_.size()));
     return;
   }
@@ -303,7 +306,7 @@ bool Linear::load_integers(Team& team, int64_t row_begin, int64_t rows, const in
   const bool four = format_.dtype == DType::int4;
   const int zero = zero_point(format_.dtype), lowest = four ? -8 : -127, highest = four ? 7 : 127;
   const auto [least, most] = std::minmax_element(values, values + rows * depth_);
-  if (*least < lowest || *most > highest) return false;
+  if (*least < lowest || *most > highest || !std::all_of(scales, scales + rows * groups_, is_f16)) return false;
   const int64_t first = row_begin / panel_, last = (row_begin + rows - 1) / panel_;
   team.split(last - first + 1, 1, [&](int64_t begin, int64_t end, int thread) {  // whole panels, as in load
     uint8_t codes[kMaxGroup];
@@ -324,7 +327,7 @@ bool Linear::load_integers(Team& team, int64_t row_begin, int64_t rows, const in
 void Linear::store_group(int64_t channel, int64_t group, const uint8_t* codes, float scale) {
   const int64_t panel = channel / panel_, lane = channel % panel_;
   uint8_t* packed = reinterpret_cast<uint8_t*>(data_.data());
-  scales_[(panel * groups_ + group) * panel_ + lane] = scale;
+  store_element(scales_.data(), DType::float16, (panel * groups_ + group) * panel_ + lane, scale);
   const int64_t begin = (panel * groups_ + group) * format_.group;  // depth, counted over all panels
   const int step = format_.dtype == DType::int8 ? 4 : 8;            // to four bytes
   for (int i = 0; i < format_.group; i += step) {
@@ -344,7 +347,7 @@ void Linear::row(int64_t channel, float* out) const {
     const int64_t k = panel * stored_depth_ + i;
     const int code = format_.dtype == DType::int8 ? packed[(k / 4 * panel_ + lane) * 4 + k % 4]
                                                   : packed[(k / 8 * panel_ + lane) * 4 + k % 4] >> (k / 4 % 2 * 4) & 15;
-    out[i] = scales(panel, i / format_.group)[lane] * static_cast<float>(code - zero_point(format_.dtype));
+    out[i] = f16_to_float(scales(panel, i / format_.group)[lane]) * static_cast<float>(code - zero_point(format_.dtype));
   }
 }
 

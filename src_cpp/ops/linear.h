@@ -16,7 +16,8 @@ namespace llada {
 
 // A weight matrix [channels, depth] stored as panels [ceil(channels / panel)], the last one zero-padded: floats [depth][panel], or
 // [depth / 2][panel][2] where the kernels take bfloat16 in pairs, with a zero behind an odd depth; 8-bit integers [depth / 4][panel][4];
-// 4-bit integers two a byte, [depth / 8][panel][4]. Integers have scales [depth / group][panel], and a depth rounded up to whole groups.
+// 4-bit integers two a byte, [depth / 8][panel][4]. Integers have float16 scales [depth / group][panel], and a depth rounded up to whole
+// groups.
 class Linear {
  public:
   Linear() = default;
@@ -32,15 +33,15 @@ class Linear {
   template <class F>
   void visit(const F& f) {
     f(data_, data_bytes());
-    if (format_.quantized()) f(scales_, panels_ * groups_ * panel_ * static_cast<int64_t>(sizeof(float)));
+    if (format_.quantized()) f(scales_, panels_ * groups_ * panel_ * static_cast<int64_t>(sizeof(uint16_t)));
   }
 
   // Packs, and quantises, rows [row_begin, row_begin + rows) of the matrix. Throws std::out_of_range for a value beyond float16 in that
-  // format; the rows are then undefined.
+  // format, or a scale; the rows are then undefined.
   void load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype);
 
   // Packs rows that are integers already, values [rows, depth] with scales [rows, depth / group], as they are. False, and nothing is
-  // packed, when the format has other groups or not all of these values.
+  // packed, when the format has other groups or not all of these values and scales.
   bool load_integers(Team& team, int64_t row_begin, int64_t rows, const int8_t* values, const float* scales, int group);
 
   // out[depth] = row `channel` of the matrix.
@@ -49,7 +50,7 @@ class Linear {
   int64_t channels() const { return channels_; }
   int64_t depth() const { return depth_; }
   int64_t panels() const { return panels_; }
-  int64_t bytes() const { return data_.size() + scales_.size() * static_cast<int64_t>(sizeof(float)); }
+  int64_t bytes() const { return data_.size() + scales_.size() * static_cast<int64_t>(sizeof(uint16_t)); }
   const WeightFormat& format() const { return format_; }
 
   // The bytes of a block as stored.
@@ -66,7 +67,7 @@ class Linear {
   const uint8_t* quantized_block(int64_t panel, int64_t depth_begin, int64_t depth_count, uint8_t* scratch) const;
   // The same of 4-bit weights as they are stored, [depth_count / 8][panel][4].
   const uint8_t* packed_block(int64_t panel, int64_t depth_begin) const;
-  const float* scales(int64_t panel, int64_t group) const { return scales_.data() + (panel * groups_ + group) * panel_; }
+  const uint16_t* scales(int64_t panel, int64_t group) const { return scales_.data() + (panel * groups_ + group) * panel_; }
 
  private:
   int64_t data_bytes() const;
@@ -80,7 +81,7 @@ class Linear {
   WeightFormat format_ = DType::float32;
   const KernelTable* kernels_ = nullptr;
   AlignedArray<char> data_;
-  AlignedArray<float> scales_;
+  AlignedArray<uint16_t> scales_;
 };
 
 // One matrix product of a parallel region.

@@ -1,16 +1,20 @@
 #include "ops/quantize.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <utility>
+
+#include "ops/convert.h"
 
 namespace llada {
 
 namespace {
 
 constexpr int kLanes = 8;  // independent sums: a fixed order for every instruction set, and one that compilers vectorise
-constexpr float kSmallest = 1e-30f;
+constexpr float kSmallest = 0x1p-26f;  // a plain scale below it, and those around it, are zero in float16
+constexpr float kSmallestNormalF16 = 0x1p-14f;
 
 // Round to nearest for |x| < 2^22.
 inline float round_nearest(float x) { return (x + 12582912.0f) - 12582912.0f; }
@@ -51,25 +55,30 @@ float quantize_group(const float* w, int count, DType dtype, uint8_t* codes) {
   }
   for (int i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(zero);
   if (poison != 0.0f) return std::numeric_limits<float>::quiet_NaN();
-  if (std::fabs(extreme) < kSmallest) return 0.0f;
+  const bool four = dtype == DType::int4;
+  const float lowest = four ? -8.0f : -127.0f, highest = four ? 7.0f : 127.0f;
+  if (std::fabs(extreme) > -lowest * kLargestF16) throw_beyond(four ? "int4" : "int8", -lowest * kLargestF16, extreme);
+  if (std::fabs(extreme) < -lowest * kSmallest) return 0.0f;
 
   // 4 bits reach from -8 to 7: the extreme weight goes to the far end, whatever its sign, or a little within or beyond it. 8 bits are
   // fine enough for the plain scale.
-  const bool four = dtype == DType::int4;
-  const float lowest = four ? -8.0f : -127.0f, highest = four ? 7.0f : 127.0f;
-  const int candidates = four ? 16 : 1;
-  double best = -1.0;
+  const int candidates = four ? 16 : 1, padded_count = static_cast<int>(round_up(count, kLanes));
+  double best = 0;
   float scale = 0.0f;
   for (int c = 0; c < candidates; ++c) {
     const float target = four ? -9.0f + 0.25f * static_cast<float>(c) : 127.0f;
-    const Fit f = fit(padded, (count + kLanes - 1) / kLanes * kLanes, target / extreme, lowest, highest, q);
-    // sum (w - s q)^2 with s = wq / qq is sum w^2 - wq^2 / qq.
-    const double explained = f.qq > 0 ? f.wq * f.wq / f.qq : 0.0;
+    const Fit f = fit(padded, padded_count, target / extreme, lowest, highest, q);
+    if (f.qq == 0) continue;
+    const float fitted = f16_to_float(float_to_f16(std::clamp(static_cast<float>(f.wq / f.qq), -kLargestF16, kLargestF16)));
+    // sum (w - s q)^2 is sum w^2 less this.
+    const double explained = fitted * (2 * f.wq - fitted * f.qq);
     if (explained <= best) continue;
     best = explained;
-    scale = f.qq > 0 ? static_cast<float>(f.wq / f.qq) : 0.0f;
+    scale = fitted;
     std::memcpy(best_q, q, sizeof q);
   }
+  // Where float16 has fewer digits the integers are fitted to the scale.
+  if (scale != 0 && std::fabs(scale) < kSmallestNormalF16) fit(padded, padded_count, 1 / scale, lowest, highest, best_q);
   for (int i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(static_cast<int>(best_q[i]) + zero);
   return scale;
 }
