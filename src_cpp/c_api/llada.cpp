@@ -164,7 +164,7 @@ void check_memory(const ModelConfig& c, const WeightFormat& format) {
   const double d = static_cast<double>(c.d_model), q = static_cast<double>(c.heads * c.head_dim);
   const double kv = static_cast<double>(c.kv_heads * c.head_dim), mlp = static_cast<double>(c.mlp_hidden);
   const double layers = static_cast<double>(c.layers) * d * (2 * q + 2 * kv + 3 * mlp), table = static_cast<double>(c.vocabulary) * d;
-  const double scale = format.quantized() ? 4.0 / format.group : 0;  // bytes of scales a weight
+  const double scale = format.quantized() ? 2.0 / format.group : 0;  // bytes of scales a weight
   const double floats = format.dtype == DType::float32 ? 4 : 2;
   const double layer = format.quantized() ? (format.dtype == DType::int4 ? 0.5 : 1) + scale : floats;
   const double head = format.quantized() ? 1 + scale : floats;

@@ -9,10 +9,13 @@
 
 #include "check.h"
 #include "comparisons.h"
+#include "ops/convert.h"
 
 namespace cross {
 namespace {
 
+using llada::f16_to_float;
+using llada::float_to_f16;
 using llada::QuantizedTile;
 
 struct Codes {
@@ -29,7 +32,7 @@ struct Integers {
   Buffer<int8_t> x;        // [rows, depth]
   Buffer<uint8_t> w;       // [depth, kChannels]
   Buffer<float> x_scales;  // [groups, rows]
-  Buffer<float> w_scales;  // [groups, kChannels]
+  Buffer<float> w_scales;  // [groups, kChannels] that float16 holds
   Buffer<float> c;         // [rows, kChannels]
 
   Integers(int rows, int groups, int group)
@@ -67,11 +70,15 @@ Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, i
   for (int begin = 0; begin < kChannels; begin += table.panel) {
     Buffer<uint8_t> panel(depth * table.panel);
     Buffer<float> scales(in.groups * table.panel);
+    Buffer<uint16_t> stored_scales(in.groups * table.panel);
     for (int k = 0; k < depth; ++k)
       for (int j = 0; j < table.panel; ++j)
         panel[(k / 4 * table.panel + j) * 4 + k % 4] = in.w[k * kChannels + begin + j];
     for (int g = 0; g < in.groups; ++g)
-      for (int j = 0; j < table.panel; ++j) scales[g * table.panel + j] = in.w_scales[g * kChannels + begin + j];
+      for (int j = 0; j < table.panel; ++j) {
+        scales[g * table.panel + j] = in.w_scales[g * kChannels + begin + j];
+        stored_scales[g * table.panel + j] = float_to_f16(in.w_scales[g * kChannels + begin + j]);
+      }
     QuantizedTile tile;
     tile.x = in.x.data() + first * depth;
     tile.x_stride = depth;
@@ -80,6 +87,7 @@ Buffer<float> multiply(const KernelTable& table, int bits, const Integers& in, i
     tile.x_group_stride = in.rows;
     tile.w = panel.data();
     tile.w_scales = scales.data();
+    tile.w_stored_scales = stored_scales.data();
     tile.c = out.data() + begin;
     tile.c_stride = stride;
     tile.rows = rows;
@@ -151,7 +159,7 @@ void quantized(const KernelTable& table, const KernelTable& scalar, const Codes&
 
             for (int i = 0; i < in.x_scales.size(); ++i)
               in.x_scales[i] = codes.bits == 4 ? std::ldexp(1.0f, uniform(-20, 3)) : std::abs(normal());
-            for (int i = 0; i < in.w_scales.size(); ++i) in.w_scales[i] = normal();
+            for (int i = 0; i < in.w_scales.size(); ++i) in.w_scales[i] = f16_to_float(float_to_f16(normal()));
             const Buffer<float> scaled = multiply(table, codes.bits, in, 0, rows, accumulate, check);
             const Buffer<float> wanted = multiply(scalar, codes.bits, in, 0, rows, accumulate, check);
             for (int r = 0; r < rows; ++r) {
