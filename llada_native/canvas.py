@@ -82,9 +82,11 @@ class Canvas:
     def commit(self, positions: NDArray[np.intp], tokens: IntArray, confidence: NDArray[np.float64], step: int) -> None:
         self.ids[positions] = tokens
         inside = (positions >= self.prompt_length) & (tokens != self.mask_id)
-        where = positions[inside] - self.prompt_length
+        if not inside.all():
+            positions, confidence = positions[inside], confidence[inside]
+        where = positions - self.prompt_length
         self.commit_step[where] = step
-        self.confidence[where] = confidence[inside]
+        self.confidence[where] = confidence
 
     def grow(self, position: int, count: int) -> None:
         """Put masks in before a position of the answer."""
@@ -105,9 +107,10 @@ class Canvas:
 
     def answered(self, ends: Sequence[int]) -> bool:
         """Whether an end token stands in the answer, and no mask before it."""
-        answer = self.answer
-        found = [first for end in ends for first in (answer == end).nonzero()[0][:1]]
-        return bool(found) and not self.has_masks(0, self.prompt_length + int(min(found)))
+        masks = self.ids == self.mask_id
+        first = int(masks.argmax())
+        known = self.ids[self.prompt_length:first if masks[first] else None]
+        return any(bool((known == end).any()) for end in ends)
 
     def fill(self, token: int) -> NDArray[np.intp]:
         """Put a token in the place of every mask, and give the places; it counts as nobody's choice."""

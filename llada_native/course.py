@@ -1,9 +1,8 @@
 """One request on its way from masks to an answer: what it wants computed next, and what it makes of that."""
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,7 @@ from .windows import Grow
 Index = NDArray[np.intp]
 
 
-@dataclass(frozen=True)
-class Commit:
+class Commit(NamedTuple):
     """What a pass writes into a canvas, surest first; nothing where the pass was doubted."""
 
     positions: Index
@@ -125,8 +123,7 @@ class Course:
 
     def propose(self, found: Prediction) -> Commit:
         """What the selector would write."""
-        here = int(np.searchsorted(found.positions, self.end))
-        if self._rows is not None and here and self.method.cache.doubts(found.part(slice(0, here))):
+        if self._rows is not None and (here := self._here(found)) and self.method.cache.doubts(found.part(slice(0, here))):
             return Commit(found.positions[:0], found.tokens[:0], found.confidence[:0], found, True)
         chosen = self._chosen(found, max(1, self._quota)) if len(found.positions) else NOWHERE
         return Commit(found.positions[chosen], found.tokens[chosen], found.confidence[chosen], found)
@@ -231,10 +228,14 @@ class Course:
 
     # ---- what a pass writes
 
+    def _here(self, found: Prediction) -> int:
+        """How many of the predictions are for the present block, or for what is before it."""
+        return int(found.positions.searchsorted(self.end))
+
     def _chosen(self, found: Prediction, least: int) -> Index:
         """What the selector takes. Where LookAhead looks behind the present block, what it takes of its own accord, and the surest of the
         block if that is less than `least` of it."""
-        here = int(np.searchsorted(found.positions, self.end))
+        here = self._here(found)
         if here == len(found.positions):
             return self._checked(found, least)
         chosen = self._checked(found, 0)
@@ -244,10 +245,11 @@ class Course:
 
     def _checked(self, found: Prediction, least: int) -> Index:
         selector, rows = self.method.selector, len(found.positions)
-        chosen = indices(selector.choose(found, least, self._memory), f"selector: expected indices below {rows} from {selector!r}")
+        chosen = indices(selector.choose(found, least, self._memory), lambda: f"selector: expected indices below {rows} from {selector!r}")
         if len(chosen) < min(least, rows):
             raise ValueError(f"selector: expected at least {least} of {rows} positions from {selector!r}, found {len(chosen)}")
-        if len(set(chosen.tolist()) & set(range(rows))) != len(chosen):
+        different = set(chosen.tolist())
+        if len(different) < len(chosen) or (different and not 0 <= min(different) <= max(different) < rows):
             raise ValueError(f"selector: expected different indices below {rows} from {selector!r}, found {chosen}")
         return chosen
 
@@ -355,7 +357,7 @@ class Course:
         if rows is None:
             return None
         length, policy = len(self.canvas.ids), self.method.cache
-        rows = indices(rows, f"cache: expected positions below {length} from {policy!r}")
+        rows = indices(rows, lambda: f"cache: expected positions below {length} from {policy!r}")
         if len(rows) and (rows[0] < 0 or rows[-1] >= length or (np.diff(rows) < 1).any()):
             raise ValueError(f"cache: expected ascending positions below {length} from {policy!r}, found {rows}")
         if self.backend.config.shifted_logits:
@@ -369,11 +371,11 @@ class Course:
         return rows
 
 
-def indices(found: Any, expected: str) -> Index:
-    """What a part of a method gave, as an array of whole numbers."""
+def indices(found: Any, expected: Callable[[], str]) -> Index:
+    """What a part of a method gave, as an array of whole numbers; or else what was expected."""
     array = np.asarray(found)
     if array.ndim == 1 and not len(array):
         return NOWHERE
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{expected}, a list or array of whole numbers, found {found!r}")
+        raise TypeError(f"{expected()}, a list or array of whole numbers, found {found!r}")
     return array.astype(np.intp, copy=False)

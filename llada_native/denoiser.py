@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +36,7 @@ NO_TWIN = NO_TARGET = -1
 Statistic = NDArray[np.float64] | None
 
 
-@dataclass(frozen=True)
-class Pass:
+class Pass(NamedTuple):
     """What one forward pass computes of one canvas.
 
     Attributes
@@ -65,10 +63,10 @@ class Pass:
     open: NDArray[np.intp]
     caches: Sequence[Any] = ()
     wants: frozenset[str] = frozenset()
-    looked: NDArray[np.intp] = field(default_factory=lambda: NOWHERE)
+    looked: NDArray[np.intp] = NOWHERE
     window: NDArray[np.intp] | None = None
-    twins: NDArray[np.intp] = field(default_factory=lambda: NOWHERE)
-    verified: NDArray[np.intp] = field(default_factory=lambda: NOWHERE)
+    twins: NDArray[np.intp] = NOWHERE
+    verified: NDArray[np.intp] = NOWHERE
 
     @property
     def computed(self) -> NDArray[np.intp] | None:
@@ -76,8 +74,7 @@ class Pass:
         return self.window if self.rows is None else self.rows
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """Tokens and how probable they are at positions that nothing is drawn for.
 
     Attributes
@@ -87,13 +84,15 @@ class Look:
     probability : float64 [rows]
     """
 
-    positions: NDArray[np.intp] = field(default_factory=lambda: NOWHERE)
-    tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
-    probability: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
+    positions: NDArray[np.intp] = NOWHERE
+    tokens: IntArray = NO_TOKENS
+    probability: NDArray[np.float64] = UNKNOWN
 
 
-@dataclass(frozen=True)
-class Prediction:
+NO_LOOK = Look()
+
+
+class Prediction(NamedTuple):
     """What the sampler makes of the open rows of one canvas. Statistics that nobody wants are empty.
 
     Attributes
@@ -119,12 +118,12 @@ class Prediction:
     positions: NDArray[np.intp]
     tokens: IntArray
     confidence: NDArray[np.float64]
-    probability: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
-    second: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
-    entropy: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
-    logits: NDArray[np.float32] = field(default_factory=lambda: NO_LOGITS)
-    looked: Look = field(default_factory=Look)
-    verified: Look = field(default_factory=Look)
+    probability: NDArray[np.float64] = UNKNOWN
+    second: NDArray[np.float64] = UNKNOWN
+    entropy: NDArray[np.float64] = UNKNOWN
+    logits: NDArray[np.float32] = NO_LOGITS
+    looked: Look = NO_LOOK
+    verified: Look = NO_LOOK
 
     def part(self, rows: slice) -> Prediction:
         """Some of the open rows."""
@@ -132,8 +131,7 @@ class Prediction:
                           self.entropy[rows], self.logits[rows])
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """Tokens that are computed, and the rows among them whose prediction is wanted.
 
     They stand at the positions from `start` on, or at `slots` where those have gaps. `places` are their positions for RoPE where those are
@@ -221,9 +219,9 @@ class Denoiser:
                 canvas.rule.seen = canvas.greedy.seen = canvas.seen()
         # Rules of the open rows, then those of the rows that are only looked at.
         rules = [c.rule for c in canvases] + [c.greedy for c in canvases]
-        asked = [_Asked(i, c, p) for i, (c, p) in enumerate(pairs)]
-        owners = np.concatenate([a.owners(len(canvases)) for a in asked])
-        targets = np.concatenate([a.targets for a in asked]) if any(len(p.verified) for p in passes) else None
+        asked = [_Asked(i, len(canvases), c, p) for i, (c, p) in enumerate(pairs)]
+        owners = np.concatenate([a.owners for a in asked])
+        targets = np.concatenate([a.targets() for a in asked]) if any(len(p.verified) for p in passes) else None
         wants = passes[0].wants.union(*(p.wants for p in passes[1:]))
         drawn = self._draw(self.hidden(requests), rules, owners, wants, targets)
 
@@ -232,7 +230,7 @@ class Denoiser:
             self.sampler.draw_confidence(rules, owners, drawn.confidence)
         found, end = [], 0
         for a in asked:
-            begin, end = end, end + len(a.positions)
+            begin, end = end, end + len(a.owners)
             found.append(a.answer(drawn, begin))
         self.seconds_sample += time.perf_counter() - clock
         return found
@@ -282,27 +280,32 @@ class Denoiser:
     def _draw(self, hidden: NDArray[Any], rules: list[_sampler.Rule], owners: IntArray, wants: frozenset[str],
               targets: IntArray | None) -> _Columns:
         """Token, confidence and wanted statistics of every row; hidden states of guided rows follow those of all rows."""
+        if not any(rule.filtered for rule in rules):
+            return self._draw_group(hidden, rules, owners, VOCABULARY_TILE, wants, targets)
         found = _Columns.of(len(owners), wants, self.backend.config.vocabulary)
         guided = np.array([rule.guided for rule in rules])[owners]
         partner = len(owners) + np.cumsum(guided) - 1
-        for index, width in self._groups(rules, owners):
-            everything = len(index) == len(owners)
-            part = found if everything else _Columns.of(len(index), wants, self.backend.config.vocabulary)
-            self._consume(hidden if everything else hidden[np.concatenate([index, partner[index][guided[index]]])], rules, owners[index],
-                          width, None if targets is None else targets[index], part.logits)
-            clock = time.perf_counter()
-            bad = self.sampler.finish(part.tokens, part.confidence, part.probability, part.second, part.entropy)
-            if bad >= 0:
-                raise NonFiniteLogitsError(f"{self._engine()}: prompt {owners[index][bad] % (len(rules) // 2)}: {DAMAGED}")
-            if not everything:
-                for column, values in zip(found.columns(), part.columns(), strict=True):
-                    column[index] = values
-            self.seconds_sample += time.perf_counter() - clock
+        for index, width in self._groups(np.array([rule.filtered for rule in rules])[owners]):
+            part = self._draw_group(hidden[np.concatenate([index, partner[index][guided[index]]])], rules, owners[index], width, wants,
+                                    None if targets is None else targets[index])
+            for column, values in zip(found.columns(), part.columns(), strict=True):
+                column[index] = values
         return found
 
-    def _groups(self, rules: list[_sampler.Rule], owners: IntArray) -> Iterator[tuple[NDArray[np.intp], int]]:
-        """Rows that go through the sampler together, and the width of their tiles."""
-        whole = np.array([rule.filtered for rule in rules])[owners]
+    def _draw_group(self, hidden: NDArray[Any], rules: list[_sampler.Rule], owners: IntArray, width: int, wants: frozenset[str],
+                    targets: IntArray | None) -> _Columns:
+        """The same of rows that go through the sampler together, in tiles of one width."""
+        found = _Columns.of(len(owners), wants, self.backend.config.vocabulary)
+        self._consume(hidden, rules, owners, width, targets, found.logits)
+        clock = time.perf_counter()
+        bad = self.sampler.finish(found.tokens, found.confidence, found.probability, found.second, found.entropy)
+        if bad >= 0:
+            raise NonFiniteLogitsError(f"{self._engine()}: prompt {owners[bad] % (len(rules) // 2)}: {DAMAGED}")
+        self.seconds_sample += time.perf_counter() - clock
+        return found
+
+    def _groups(self, whole: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.intp], int]]:
+        """Rows that go through the sampler together, and the width of their tiles: `whole` rows need all of their logits at once."""
         if not whole.all():
             yield np.flatnonzero(~whole), VOCABULARY_TILE
         rows = np.flatnonzero(whole)
@@ -341,8 +344,7 @@ class Denoiser:
         return _Named(self, what, shapes)
 
 
-@dataclass(frozen=True)
-class _Columns:
+class _Columns(NamedTuple):
     """What the sampler says of rows; [rows] each, logits [rows, vocabulary]."""
 
     tokens: IntArray
@@ -368,31 +370,34 @@ class _Columns:
 
 
 class _Asked:
-    """The rows of one request that the sampler sees, in the order of its hidden states: open and looked-at ones, then verified ones."""
+    """The rows of one request that the sampler sees, in the order of its hidden states: open and looked-at ones, then verified ones.
 
-    def __init__(self, index: int, canvas: Canvas, part: Pass) -> None:
-        self.index, self.part = index, part
-        both = np.concatenate([part.open, part.looked]) if len(part.looked) else part.open
-        order = both.argsort(kind="stable") if len(part.looked) else slice(None)
-        self.is_open = (np.arange(len(both)) < len(part.open))[order]
-        self.positions = np.concatenate([both[order], part.verified]) if len(part.verified) else both[order]
-        self.targets = np.full(len(self.positions), NO_TARGET, np.int32)
-        self.targets[len(both):] = canvas.ids[part.verified]
+    `owners` are the indices of their rules: those of the open rows of all requests come first.
+    """
 
-    def owners(self, requests: int) -> IntArray:
-        """The index of each row's rule."""
-        owners = np.full(len(self.positions), self.index + requests, np.int32)
-        owners[:len(self.is_open)][self.is_open] = self.index
-        return owners
+    def __init__(self, index: int, requests: int, canvas: Canvas, part: Pass) -> None:
+        self.canvas, self.part = canvas, part
+        self.only_open = not len(part.looked) and not len(part.verified)  # nearly always
+        if self.only_open:
+            self.owners = np.full(len(part.open), index, np.int32)
+            return
+        self.is_open = np.concatenate([part.open, part.looked]).argsort(kind="stable") < len(part.open)
+        self.owners = np.full(len(self.is_open) + len(part.verified), index + requests, np.int32)
+        self.owners[:len(self.is_open)][self.is_open] = index
+
+    def targets(self) -> IntArray:
+        targets = np.full(len(self.owners), NO_TARGET, np.int32)
+        targets[len(targets) - len(self.part.verified):] = self.canvas.ids[self.part.verified]
+        return targets
 
     def answer(self, drawn: _Columns, begin: int) -> Prediction:
-        part, middle, end = self.part, begin + len(self.is_open), begin + len(self.positions)
-        if not len(part.looked) and not len(part.verified):  # nearly always
+        part, end = self.part, begin + len(self.owners)
+        if self.only_open:
             return drawn.prediction(part.open, slice(begin, end))
-        found = drawn.prediction(part.open, np.flatnonzero(self.is_open) + begin)
+        found, middle = drawn.prediction(part.open, np.flatnonzero(self.is_open) + begin), begin + len(self.is_open)
         others = np.flatnonzero(~self.is_open) + begin
-        return replace(found, looked=Look(part.looked, drawn.tokens[others], drawn.confidence[others]),
-                       verified=Look(part.verified, drawn.tokens[middle:end], drawn.confidence[middle:end]))
+        return found._replace(looked=Look(part.looked, drawn.tokens[others], drawn.confidence[others]),
+                              verified=Look(part.verified, drawn.tokens[middle:end], drawn.confidence[middle:end]))
 
 
 class _Named:
