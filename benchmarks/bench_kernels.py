@@ -57,7 +57,7 @@ class _Product(ShortCall):
 class Gemm(_Product):
     """One panel of output channels and one block of depth, in the first-level cache: what a linear layer cannot exceed."""
 
-    params = (ISAS, ("float32", *(f"{dtype}-{group}" for dtype in ("int8", "int4", "int4_winograd") for group in GROUPS)))
+    params = (ISAS, ("float32", *(f"{dtype}-{group}" for dtype in ("int8", "int4", "int4_packed", "int4_winograd") for group in GROUPS)))
     param_names = ("isa", "format")
     rows = 480  # a multiple of every build's tile
 
@@ -72,7 +72,8 @@ class Gemm(_Product):
             self.result = lambda: (c, a.astype(np.float64) @ w)
         else:
             dtype, group = weight_format.split("-")
-            dtype, *winograd = dtype.split("_")
+            dtype, _, kind = dtype.partition("_")
+            winograd = kind == "winograd"
             if winograd and not kernels.has_gemm_winograd:
                 raise NotImplementedError(f"{isa} has no Winograd products here")
             depth, bits = 512, int(dtype.removeprefix("int"))
@@ -86,8 +87,8 @@ class Gemm(_Product):
                 first, second = np.moveaxis(x.astype(np.int32).reshape(self.rows, groups, -1, 2, 4), 3, 0)
                 less = (first * (second + 128)).sum((2, 3), dtype=np.int32).T if winograd else 8 * sums
                 sums = x_scales.view(np.int32) - less
-            stored = w[0::2] | w[1::2] << 4 if winograd else w
-            self.call = lambda: kernels.gemm_quantized(bits, x, x_scales, sums, stored, w_scales, c, winograd=bool(winograd))
+            stored = w[0::2] | w[1::2] << 4 if kind else w
+            self.call = lambda: kernels.gemm_quantized(bits, x, x_scales, sums, stored, w_scales, c, winograd=winograd)
             self.result = lambda: (c, x.astype(np.float64) @ (w.swapaxes(1, 2).reshape(depth, -1) - 2.0 ** (bits - 1)))
         self.operations = 2 * self.rows * depth * kernels.panel
 

@@ -71,7 +71,7 @@ class HeadAndSampler(LongCall):
         self.owners = np.zeros(rows, np.int32)
 
     def call(self):
-        self.denoiser._draw(self.hidden, self.rules, self.owners)
+        self.denoiser._draw(self.hidden, self.rules, self.owners, frozenset(), None)
 
     def time_step(self, *_):
         self.call()

@@ -83,7 +83,7 @@ cdef class Kernels:
                        bint winograd=False):
         """x [rows, depth], x_scales and x_sums [groups, rows] (of 4 bits: bases and starts), w [depth / 4, panel, 4] or, of 4 bits and
         packed, [depth / 8, panel, 4], w_scales [groups, panel], c [rows, panel]; winograd: x_sums are its starts, w is packed. Beside
-        4-bit weights x must be in [-120, 120]."""
+        4-bit weights x must be in [-120, 120], and of packed ones float16 must hold the scales."""
         cdef int groups = x_scales.shape[0], panel = self.table.panel
         cdef bint packed = bits == 4 and w.shape[0] == x.shape[1] // 8
         if (x_scales.shape[1] != x.shape[0] or (x_sums.shape[0], x_sums.shape[1]) != (groups, x.shape[0])
@@ -96,12 +96,15 @@ cdef class Kernels:
         cdef cpp.QuantizedTile tile
         cdef uint8_t[:, ::1] unpacked
         cdef int32_t[:, ::1] w_starts
-        cdef const uint16_t[:, ::1] stored = np.asarray(w_scales).astype(np.float16).view(np.uint16)
+        cdef const uint16_t[:, ::1] stored
+        if packed and not winograd:
+            stored = np.asarray(w_scales).astype(np.float16).view(np.uint16)
+            tile.w_stored_scales = &stored[0, 0]
         if winograd:
             unpacked, w_starts = np.empty((x.shape[1], panel), np.uint8), np.empty((groups, panel), np.int32)
             tile.unpacked, tile.w_starts = &unpacked[0, 0], &w_starts[0, 0]
         tile.x, tile.x_stride, tile.x_scales, tile.x_sums = &x[0, 0], x.shape[1], &x_scales[0, 0], &x_sums[0, 0]
-        tile.x_group_stride, tile.w, tile.w_scales, tile.w_stored_scales = x_scales.shape[1], &w[0, 0, 0], &w_scales[0, 0], &stored[0, 0]
+        tile.x_group_stride, tile.w, tile.w_scales = x_scales.shape[1], &w[0, 0, 0], &w_scales[0, 0]
         tile.c, tile.c_stride, tile.rows, tile.accumulate = &c[0, 0], c.shape[1], x.shape[0], accumulate
         tile.groups, tile.group = x_scales.shape[0], x.shape[1] // x_scales.shape[0]
         (self.table.gemm_winograd_u4 if winograd else self.table.gemm_packed_u4 if packed else self.table.gemm_u4 if bits == 4

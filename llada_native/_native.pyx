@@ -171,7 +171,7 @@ cdef class NativeModel:
         Raises
         ------
         OverflowError
-            A finite value that float16 weights cannot hold.
+            A finite value that float16 weights cannot hold, or the float16 scales of integer ones.
         """
         cdef cpp.Model* model
         cdef cpp.Tensor role = <cpp.Tensor> <int> TENSORS.index(tensor)
@@ -200,7 +200,7 @@ cdef class NativeModel:
         Returns
         -------
         bool
-            False, and nothing is stored, when the matrix is not held as such integers in such groups.
+            False, and nothing is stored, when the matrix is not held as such integers in such groups, or float16 does not hold the scales.
         """
         cdef cpp.Model* model
         cdef cpp.Tensor role = <cpp.Tensor> <int> TENSORS.index(tensor)
@@ -475,8 +475,8 @@ cdef class PackedLinear:
                 team.reset(new cpp.Team(1, never))
                 stored = self.weight.get().load_integers(team.get()[0], 0, rows, &values[0, 0], &scales[0, 0], stored_group)
             if not stored:
-                raise ValueError(f"weight: expected integers that {dtype} holds in groups of {group} with scales of float16, found others in "
-                                 f"groups of {stored_group}")
+                raise ValueError(f"weight: expected integers that {dtype} holds in groups of {group} with scales of float16, found others "
+                                 f"in groups of {stored_group}")
             return
         bits, code = as_bits(weight, "weight")
         cdef const void* data = address(bits)

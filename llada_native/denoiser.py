@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,8 @@ class Pass(NamedTuple):
         return self.window if self.rows is None else self.rows
 
 
-class Look(NamedTuple):
+@dataclass(frozen=True)
+class Look:
     """Tokens and how probable they are at positions that nothing is drawn for.
 
     Attributes
@@ -84,15 +86,13 @@ class Look(NamedTuple):
     probability : float64 [rows]
     """
 
-    positions: NDArray[np.intp] = NOWHERE
-    tokens: IntArray = NO_TOKENS
-    probability: NDArray[np.float64] = UNKNOWN
+    positions: NDArray[np.intp] = field(default_factory=lambda: NOWHERE)
+    tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
+    probability: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
 
 
-NO_LOOK = Look()
-
-
-class Prediction(NamedTuple):
+@dataclass(frozen=True)
+class Prediction:
     """What the sampler makes of the open rows of one canvas. Statistics that nobody wants are empty.
 
     Attributes
@@ -118,12 +118,12 @@ class Prediction(NamedTuple):
     positions: NDArray[np.intp]
     tokens: IntArray
     confidence: NDArray[np.float64]
-    probability: NDArray[np.float64] = UNKNOWN
-    second: NDArray[np.float64] = UNKNOWN
-    entropy: NDArray[np.float64] = UNKNOWN
-    logits: NDArray[np.float32] = NO_LOGITS
-    looked: Look = NO_LOOK
-    verified: Look = NO_LOOK
+    probability: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
+    second: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
+    entropy: NDArray[np.float64] = field(default_factory=lambda: UNKNOWN)
+    logits: NDArray[np.float32] = field(default_factory=lambda: NO_LOGITS)
+    looked: Look = field(default_factory=Look)
+    verified: Look = field(default_factory=Look)
 
     def part(self, rows: slice) -> Prediction:
         """Some of the open rows."""
@@ -280,12 +280,16 @@ class Denoiser:
     def _draw(self, hidden: NDArray[Any], rules: list[_sampler.Rule], owners: IntArray, wants: frozenset[str],
               targets: IntArray | None) -> _Columns:
         """Token, confidence and wanted statistics of every row; hidden states of guided rows follow those of all rows."""
-        if not any(rule.filtered for rule in rules):
+        whole = [rule.filtered for rule in rules]
+        if not any(whole):
             return self._draw_group(hidden, rules, owners, VOCABULARY_TILE, wants, targets)
+        groups = list(self._groups(np.array(whole)[owners]))
+        if len(groups) == 1:
+            return self._draw_group(hidden, rules, owners, groups[0][1], wants, targets)
         found = _Columns.of(len(owners), wants, self.backend.config.vocabulary)
         guided = np.array([rule.guided for rule in rules])[owners]
         partner = len(owners) + np.cumsum(guided) - 1
-        for index, width in self._groups(np.array([rule.filtered for rule in rules])[owners]):
+        for index, width in groups:
             part = self._draw_group(hidden[np.concatenate([index, partner[index][guided[index]]])], rules, owners[index], width, wants,
                                     None if targets is None else targets[index])
             for column, values in zip(found.columns(), part.columns(), strict=True):
@@ -294,8 +298,10 @@ class Denoiser:
 
     def _draw_group(self, hidden: NDArray[Any], rules: list[_sampler.Rule], owners: IntArray, width: int, wants: frozenset[str],
                     targets: IntArray | None) -> _Columns:
-        """The same of rows that go through the sampler together, in tiles of one width."""
+        """Those of rows that go through the sampler together, in tiles of one width."""
         found = _Columns.of(len(owners), wants, self.backend.config.vocabulary)
+        if not len(owners):  # a pass that fills caches alone
+            return found
         self._consume(hidden, rules, owners, width, targets, found.logits)
         clock = time.perf_counter()
         bad = self.sampler.finish(found.tokens, found.confidence, found.probability, found.second, found.entropy)
@@ -372,7 +378,7 @@ class _Columns(NamedTuple):
 class _Asked:
     """The rows of one request that the sampler sees, in the order of its hidden states: open and looked-at ones, then verified ones.
 
-    `owners` are the indices of their rules: those of the open rows of all requests come first.
+    `owners` are the indices of their rules: that of request i's open rows is rule i, that of its others rule i + requests.
     """
 
     def __init__(self, index: int, requests: int, canvas: Canvas, part: Pass) -> None:
@@ -386,6 +392,7 @@ class _Asked:
         self.owners[:len(self.is_open)][self.is_open] = index
 
     def targets(self) -> IntArray:
+        """The present tokens of verified rows; the others are to be drawn."""
         targets = np.full(len(self.owners), NO_TARGET, np.int32)
         targets[len(targets) - len(self.part.verified):] = self.canvas.ids[self.part.verified]
         return targets
@@ -396,8 +403,8 @@ class _Asked:
             return drawn.prediction(part.open, slice(begin, end))
         found, middle = drawn.prediction(part.open, np.flatnonzero(self.is_open) + begin), begin + len(self.is_open)
         others = np.flatnonzero(~self.is_open) + begin
-        return found._replace(looked=Look(part.looked, drawn.tokens[others], drawn.confidence[others]),
-                              verified=Look(part.verified, drawn.tokens[middle:end], drawn.confidence[middle:end]))
+        return replace(found, looked=Look(part.looked, drawn.tokens[others], drawn.confidence[others]),
+                       verified=Look(part.verified, drawn.tokens[middle:end], drawn.confidence[middle:end]))
 
 
 class _Named:

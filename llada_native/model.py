@@ -55,7 +55,8 @@ class LLaDAForCausalLM:
         Of the weights in memory. "auto" keeps bfloat16 checkpoints as they are and holds others as float32; of a GGUF file it is what is
         nearest to most of its weights, and of a converted folder what lies there. Float weights are multiplied
         in float32, those of "bfloat16_fast" with activations rounded to bfloat16, integer ones with 8-bit activations and exact integer
-        sums; then the embedding is bfloat16 and the head int8. "float16" refuses weights above 65504.
+        sums; then the embedding is bfloat16 and the head int8. "float16" refuses weights above 65504, "int4" those above 524032, "int8"
+        those above 8319008: their scales are float16.
     group_size : {32, 64, 128}, optional
         Weights of an output channel that share a scale, for int8 and int4: fewer are more exact, more are faster and smaller. Default 64;
         of a GGUF file 32, as in its own blocks. Other dtypes have no scales, whatever is given.

@@ -142,6 +142,19 @@ def test_a_weight_that_float16_cannot_hold_is_named(name: str, role: str, stored
         assert np.isfinite(model.forward([PROMPT])[1]).all()
 
 
+@pytest.mark.parametrize(("dtype", "kind", "most"), [(INT4, "int4", 524032), (INT8, "int8", 8319008)])
+def test_a_weight_whose_scale_float16_cannot_hold_is_named(dtype: int, kind: str, most: int, tmp_path: Path) -> None:
+    tensor = "model.transformer.blocks.1.ff_proj.weight"
+    tensors = {**bad.TENSORS, tensor: bad.TENSORS[tensor].copy()}
+    tensors[tensor][5, 7] = -most - 1
+    folders.write(tmp_path, bad.GOOD, tensors, "float32")
+    found = f"expected at most {most} in magnitude for {kind}, found {-most - 1}; bfloat16 and float32"
+    assert lib.lladaLoadModelAs(str(tmp_path).encode(), 2, dtype, 0) is None
+    assert failed(INVALID_ARGUMENT, f"^{re.escape(str(tmp_path / bad.WEIGHTS))}: tensor {re.escape(tensor)}: {found}")
+    assert create(bad.GOOD, tensors, "float32", tweak={"dtype": dtype}) is None
+    assert failed(INVALID_ARGUMENT, rf"^weights\.gate_proj\[1\]: {found}")
+
+
 TOO_LARGE = r"^the weights need 2\d{6}\.\d GiB as float32, and \d+\.\d GiB are available$" if sys.platform == "linux" else "allocation"
 BAD_MODELS: dict[str, tuple[dict[str, Any], int, str]] = {
     **{f"device {i}": ({"device": i}, UNSUPPORTED, f"CPU.*{name}") for i, name in enumerate(

@@ -436,6 +436,17 @@ def test_rows_with_gaps_say_their_slots(model, spy):
     assert spy.gaps[0] is None and spy.gaps[1]["slots"].tolist() == [1, 2, 5, 3, 4, 5] and spy.rows == [12, 6]
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "top_k": 3}])
+def test_a_pass_for_caches_alone_asks_for_no_logits(model, spy, monkeypatch, options):
+    options = GenerationOptions.resolve({"gen_length": 4, **options}, model._defaults, 64)
+    canvas = Canvas(np.array([1, 2], np.int32), options, random_streams(0, 1)[0])
+    asked = []
+    monkeypatch.setattr(spy, "head", lambda hidden, *rest: asked.append(len(hidden)), raising=False)
+    denoiser, cache = Denoiser(spy), spy.create_kv_cache()
+    found = denoiser.predict([canvas], [Pass(np.arange(6), np.empty(0, np.intp), [cache])])
+    assert len(found[0].positions) == len(found[0].tokens) == 0 and cache.length == 6 and not asked
+
+
 class Blind(Spans):
     def rows(self, view, held):
         return np.arange(len(view.tokens) - 1, len(view.tokens))

@@ -71,6 +71,23 @@ def test_dtypes(tmp_path, isa, stored, dtype, tied):
         assert_close(model.forward(ids), oracle.forward(held, config, ids))
 
 
+@pytest.mark.parametrize(("dtype", "tensor", "holder", "most"), [("int4", "blocks.1.ff_out", "int4", 524032),
+                                                                  ("int8", "blocks.0.q_proj", "int8", 8319008),
+                                                                  ("int4", "ff_out", "int8", 8319008)])
+def test_a_weight_whose_scale_float16_cannot_hold_is_named(tmp_path, dtype, tensor, holder, most):
+    """The head of 4-bit models has 8 bits."""
+    config = folders.config()
+    tensors = folders.tensors(config)
+    name = f"model.transformer.{tensor}.weight"
+    tensors[name][7, 3] = most + 1
+    folders.write(tmp_path, config, tensors)
+    with pytest.raises(ValueError, match=f"^{name}: expected at most {most} in magnitude for {holder}, found {most + 1}; bfloat16"):
+        LLaDAForCausalLM(tmp_path, dtype=dtype)
+    tensors[name][7, 3] = most
+    folders.write(tmp_path, config, tensors)
+    assert np.isfinite(LLaDAForCausalLM(tmp_path, dtype=dtype).forward([1, 2])).all()
+
+
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("tensor", "tied"), [("wte", False), ("wte", True), ("blocks.1.ff_out", False), ("ff_out", False)])
 def test_a_weight_that_float16_cannot_hold_is_named(tmp_path, stored, tensor, tied):

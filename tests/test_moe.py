@@ -118,14 +118,16 @@ def dense_and_alike(tmp_path, experts):
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("experts", [1, 3])
 def test_equal_experts_are_the_dense_layer(tmp_path, isa, dtype, experts):
-    """In every format. The activations that integers and bfloat16 multiply are rounded: where one lies between two steps, a last digit
-    becomes a step, about 1/100 of a logit after three layers. Few passes have such a row."""
+    """In every format. Where activations are rounded, one may lie between two steps, and a last digit becomes a step: of a group's
+    largest value at most 1/127 beside 8-bit weights, 1/60 beside 4-bit ones and 1/256 in bfloat16, in each of three layers. One pass in
+    ten has such a row; that it has none in seven of nine says that the layers are the same."""
     one, other = (LLaDAForCausalLM(f, dtype=dtype, isa=isa, group_size=32) for f in dense_and_alike(tmp_path, experts))
     errors = []
     for seed in range(9):
         wanted, found = one.forward(moe.ids_of(40, seed)), other.forward(moe.ids_of(40, seed))
         errors.append(np.abs(found - wanted).max() / np.abs(wanted).max())
-    assert np.median(errors) < 1e-5 and max(errors) < (1e-5 if dtype in FORMATS[:3] else 0.05), errors
+    step = {"int8": 1 / 127, "int4": 1 / 60, "bfloat16_fast": 1 / 256}.get(dtype, 0)
+    assert sorted(errors)[6 if step else 8] < 1e-5 and max(errors) < 1e-5 + 3 * step, errors
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

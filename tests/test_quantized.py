@@ -317,21 +317,41 @@ def test_a_scale_is_the_float16_nearest_to_the_best_for_its_integers(dtype, size
         assert scale == np.float16(scale) and abs(scale - fitted) <= np.spacing(np.float16(abs(scale))) * 0.51
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
-@pytest.mark.parametrize("exponent", [-15, -17, -20, -23, -26])
-def test_weights_whose_scale_has_few_digits(dtype, exponent):
-    """Below 2^-14 a float16 is a multiple of 2^-24: the integers go by it, out by half a step or by what lies beyond the last of them.
-    What is nothing in float16 is nothing."""
-    rng, codes = np.random.default_rng(1), np.empty(64, np.uint8)
+def error_over_the_best(dtype, size):
+    """The mean squared error of groups whose plain scale is about `size`, over that of the best of 800 scales that float16 has there if its
+    numbers are multiples of 2^-24."""
+    rng, codes, step = np.random.default_rng(1), np.empty(64, np.uint8), 2.0**-24
     low, high = (8, 7) if dtype == "int4" else (127, 127)
-    for _ in range(50):
+    ours, best = [], []
+    for _ in range(30):
         w = rng.normal(size=64)
-        w = (w / np.abs(w).max() * low * 2.0**exponent * rng.uniform(0.5, 1)).astype(np.float32)
-        scale = _native.quantize_group(w, dtype, codes)
-        error = np.abs(w - scale * (codes.astype(float) - ZERO[BITS[dtype]]))
-        beyond = np.abs(w) - abs(scale) * np.where(w * scale < 0, low, high)
-        assert scale == np.float16(scale) and (error <= np.maximum(abs(scale) * 0.501, beyond)).all()
-        assert 0.8 * np.abs(w).max() / low - 2.0**-25 <= abs(scale) < 2.0**-14
+        w = (w / np.abs(w).max() * low * size * rng.uniform(0.5, 1)).astype(np.float32).astype(float)
+        scale = _native.quantize_group(w.astype(np.float32), dtype, codes)
+        assert scale == np.float16(scale)
+        ours.append(((w - scale * (codes.astype(float) - ZERO[BITS[dtype]])) ** 2).sum())
+        plain = np.abs(w).max() / low / step
+        sizes = step * np.unique(np.geomspace(max(plain / 2, 1), max(2 * plain, 2), 400).astype(int))
+        best.append(min(((w - s * np.clip(np.rint(w / s), -low, high)) ** 2).sum() for size in sizes for s in (size, -size)))
+    return np.mean(ours) / np.mean(best)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("exponent", [-15, -17, -20, -22, -23, -24, -25])
+def test_weights_whose_scale_has_few_digits(dtype, exponent):
+    """Below 2^-14 a float16 is a multiple of 2^-24. A scale is as near to the best of those as where it has all digits."""
+    assert error_over_the_best(dtype, 2.0**exponent) <= 1.01 * error_over_the_best(dtype, 2.0**-8)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("int8", 127), ("int4", 7)])
+def test_the_smallest_multiples_are_held(dtype, most):
+    """Of 2^-24, as far as there are integers; nothing is left of less than half of it."""
+    codes = np.empty(32, np.uint8)
+    for largest in range(1, most + 1):
+        w = np.random.default_rng(largest).integers(-largest, largest + 1, 32).astype(np.float32)
+        w[5] = largest
+        scale = _native.quantize_group(w * np.float32(2.0**-24), dtype, codes)
+        assert np.array_equal(scale * (codes.astype(float) - ZERO[BITS[dtype]]), w * 2.0**-24)
+    assert _native.quantize_group(np.full(32, 2.0**-25 * 0.99, np.float32), dtype, codes) == 0 and (codes == ZERO[BITS[dtype]]).all()
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("int4", 8 * 65504), ("int8", 127 * 65504)])

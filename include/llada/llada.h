@@ -40,7 +40,7 @@ enum {
   LLADA_FLOAT32 = 0,
   LLADA_BFLOAT16 = 1,
   LLADA_FLOAT16 = 2,
-  LLADA_INT8 = 3, /* of weights in memory only: integers with a float32 scale for every group of inputs of an output channel */
+  LLADA_INT8 = 3, /* of weights in memory only: integers with a float16 scale for every group of inputs of an output channel */
   LLADA_INT4 = 4, /* likewise; the embedding is then bfloat16 and the head int8, for both */
   LLADA_BFLOAT16_FAST = 5 /* of weights in memory only: bfloat16, multiplied with activations that are rounded to bfloat16 */
 };
@@ -99,8 +99,8 @@ typedef struct LLaDAWeights {
 /* ---- models */
 
 /* Packs the weights, which may be freed afterwards; integers are quantised in groups of LLADA_DEFAULT_GROUP_SIZE. A finite weight above
- * 65504 in magnitude cannot be held as float16: an invalid argument. ndev is 1 and dev_ids NULL or {0}: lladaSetThreads is how CPUs are
- * shared. */
+ * 65504 in magnitude cannot be held as float16, nor one of 8 (int4) or 127 (int8) times that by its scale: an invalid argument. ndev is 1
+ * and dev_ids NULL or {0}: lladaSetThreads is how CPUs are shared. */
 LLADA_API LLaDAModel* createLLaDAModel(const LLaDAMeta* meta, const LLaDAWeights* weights, LLaDADevice device, int ndev,
                                        const int* dev_ids);
 

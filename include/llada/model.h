@@ -111,11 +111,13 @@ class Model {
 
   // Stores rows [row_begin, row_begin + rows) of a matrix, or a whole vector with rows = its length. Row-major, any alignment. `expert`
   // is that of an expert's matrix.
-  // Throws std::out_of_range when float16 weights cannot hold a finite value (above 65504 in magnitude); the rows are then undefined.
+  // Throws std::out_of_range when float16 cannot hold a finite value (above 65504 in magnitude), or the scale of integers (above 8 or 127
+  // times that); the rows are then undefined.
   void load(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const void* data, DType dtype, int64_t expert = -1);
 
   // The same of rows that are integers already: values [rows, columns], scales [rows, columns / group], w = scale * value. They are kept
-  // as they are; false, and nothing is stored, for a tensor that does not hold its weights as such integers in such groups.
+  // as they are; false, and nothing is stored, for a tensor that does not hold its weights as such integers in such groups, or scales that
+  // float16 does not hold.
   bool load_integers(Tensor tensor, int64_t layer, int64_t row_begin, int64_t rows, const int8_t* values, const float* scales, int group,
                      int64_t expert = -1);
 

@@ -12,7 +12,7 @@ enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3, i
 // Bytes of an element of the float formats.
 inline int64_t size_of(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
 
-// How a matrix is held in memory: as floats, or as integers with a float32 scale for every `group` inputs of an output channel.
+// How a matrix is held in memory: as floats, or as integers with a float16 scale for every `group` inputs of an output channel.
 struct WeightFormat {
   WeightFormat(DType dtype, int group = 128) : dtype(dtype), group(group) {}  // NOLINT: a float format is its dtype
   bool quantized() const { return dtype == DType::int8 || dtype == DType::int4; }

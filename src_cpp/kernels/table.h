@@ -103,8 +103,8 @@ struct QuantizedTile {
                               // gemm_winograd_u4 less the sum of x1 (x2 + 128)
   ptrdiff_t x_group_stride;
   const uint8_t* w;           // [groups * group / 4][panel][4], one a byte; [groups * group / 8][panel][4], two a byte
-  const float* w_scales;      // [groups][panel]; not of packed weights
-  const uint16_t* w_stored_scales;  // as they are stored, float16: of packed weights alone
+  const float* w_scales;      // [groups][panel], widened once a block for all its tiles of rows; of gemm_packed_u4, whose blocks have
+  const uint16_t* w_stored_scales;  // any depth, the float16 numbers that are stored. The other of the two is not read.
   float* c;                   // [rows, panel], row stride c_stride
   ptrdiff_t c_stride;
   int rows;

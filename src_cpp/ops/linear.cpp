@@ -84,6 +84,7 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   if (packed(kernels, p)) {
     gemm = kernels.gemm_packed_u4;
     tile.w = p.weight->packed_block(panel, k);
+    tile.w_stored_scales = p.weight->scales(panel, group);
   } else if (winograd(kernels, p)) {
     gemm = kernels.gemm_winograd_u4;
     tile.w = p.weight->packed_block(panel, k);
@@ -93,9 +94,10 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   } else {
     tile.w = p.weight->quantized_block(panel, k, int64_t{tile.groups} * tile.group, scratch.bytes());
   }
-  tile.w_stored_scales = p.weight->scales(panel, group);
-  tile.w_scales = scratch.scales;
-  if (!packed(kernels, p)) kernels.widen_f16(tile.w_stored_scales, scratch.scales, static_cast<size_t>(tile.groups) * kernels.panel);
+  if (!packed(kernels, p)) {
+    kernels.widen_f16(p.weight->scales(panel, group), scratch.scales, static_cast<size_t>(tile.groups) * kernels.panel);
+    tile.w_scales = scratch.scales;
+  }
   tile.c = out;
   tile.c_stride = out_stride;
   tile.rows = static_cast<int>(rows);

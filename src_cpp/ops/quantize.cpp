@@ -13,7 +13,7 @@ namespace llada {
 namespace {
 
 constexpr int kLanes = 8;  // independent sums: a fixed order for every instruction set, and one that compilers vectorise
-constexpr float kSmallest = 0x1p-26f;  // a plain scale below it, and those around it, are zero in float16
+constexpr float kSmallestF16 = 0x1p-24f;        // and below kSmallestNormalF16 the step between two of them
 constexpr float kSmallestNormalF16 = 0x1p-14f;
 
 // Round to nearest for |x| < 2^22.
@@ -22,6 +22,9 @@ inline float round_nearest(float x) { return (x + 12582912.0f) - 12582912.0f; }
 struct Fit {
   double wq;  // sum of w q
   double qq;  // sum of q q
+
+  // What a scale leaves of sum w^2 less than nothing does: sum (w - s q)^2 = sum w^2 - s (2 wq - s qq).
+  double explained(double scale) const { return scale * (2 * wq - scale * qq); }
 };
 
 // The integers that a scale gives, and how well w lies along them.
@@ -58,27 +61,36 @@ float quantize_group(const float* w, int count, DType dtype, uint8_t* codes) {
   const bool four = dtype == DType::int4;
   const float lowest = four ? -8.0f : -127.0f, highest = four ? 7.0f : 127.0f;
   if (std::fabs(extreme) > -lowest * kLargestF16) throw_beyond(four ? "int4" : "int8", -lowest * kLargestF16, extreme);
-  if (std::fabs(extreme) < -lowest * kSmallest) return 0.0f;
+  if (std::fabs(extreme) < kSmallestF16 / 2) return 0.0f;  // nearer to zero than to any other multiple of a scale
 
-  // 4 bits reach from -8 to 7: the extreme weight goes to the far end, whatever its sign, or a little within or beyond it. 8 bits are
-  // fine enough for the plain scale.
-  const int candidates = four ? 16 : 1, padded_count = static_cast<int>(round_up(count, kLanes));
+  const int padded_count = static_cast<int>(round_up(count, kLanes));
   double best = 0;
   float scale = 0.0f;
-  for (int c = 0; c < candidates; ++c) {
+  const auto consider = [&](float candidate, const Fit& f) {
+    const double explained = f.explained(candidate);
+    if (explained <= best) return;
+    best = explained;
+    scale = candidate;
+    std::memcpy(best_q, q, sizeof q);
+  };
+  // 4 bits reach from -8 to 7: the extreme weight goes to the far end, whatever its sign, or a little within or beyond it. 8 bits are
+  // fine enough for the plain scale.
+  for (int c = 0; c < (four ? 16 : 1); ++c) {
     const float target = four ? -9.0f + 0.25f * static_cast<float>(c) : 127.0f;
     const Fit f = fit(padded, padded_count, target / extreme, lowest, highest, q);
-    if (f.qq == 0) continue;
-    const float fitted = f16_to_float(float_to_f16(std::clamp(static_cast<float>(f.wq / f.qq), -kLargestF16, kLargestF16)));
-    // sum (w - s q)^2 is sum w^2 less this.
-    const double explained = fitted * (2 * f.wq - fitted * f.qq);
-    if (explained <= best) continue;
-    best = explained;
-    scale = fitted;
-    std::memcpy(best_q, q, sizeof q);
+    const float fitted = static_cast<float>(f.wq / f.qq);
+    if (std::fabs(fitted) >= kSmallestNormalF16) {
+      consider(f16_to_float(float_to_f16(std::clamp(fitted, -kLargestF16, kLargestF16))), f);
+      continue;
+    }
+    // Here float16 has few digits: the scales on both sides, with integers of their own.
+    const float below = std::floor(std::fabs(fitted) / kSmallestF16) * kSmallestF16;
+    for (const float size : {below, below + kSmallestF16}) {
+      if (size == 0) continue;
+      const float candidate = std::copysign(size, fitted);
+      consider(candidate, fit(padded, padded_count, 1 / candidate, lowest, highest, q));
+    }
   }
-  // Where float16 has fewer digits the integers are fitted to the scale.
-  if (scale != 0 && std::fabs(scale) < kSmallestNormalF16) fit(padded, padded_count, 1 / scale, lowest, highest, best_q);
   for (int i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(static_cast<int>(best_q[i]) + zero);
   return scale;
 }
