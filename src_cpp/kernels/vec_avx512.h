@@ -24,7 +24,6 @@ struct Tiling {
 
 inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
 inline void prefetch_second(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }  // into the second-level cache
-inline void prefetch_once(const char* p) { _mm_prefetch(p, _MM_HINT_NTA); }  // leaves the other caches to what is read again
 inline Vec zero() { return {_mm512_setzero_ps()}; }
 inline Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }

@@ -25,7 +25,6 @@ struct Tiling {
 
 inline void prefetch(const char* p) { __builtin_prefetch(p); }
 inline void prefetch_second(const char* p) { __builtin_prefetch(p, 0, 2); }  // into the second-level cache
-inline void prefetch_once(const char* p) { __builtin_prefetch(p, 0, 0); }  // leaves the other caches to what is read again
 inline Vec zero() { return {vdupq_n_f32(0.0f)}; }
 inline Vec broadcast(float x) { return {vdupq_n_f32(x)}; }
 inline Vec load(const float* p) { return {vld1q_f32(p)}; }

@@ -28,7 +28,6 @@ inline Vec map(F f) {
 
 inline void prefetch(const char*) {}
 inline void prefetch_second(const char*) {}
-inline void prefetch_once(const char*) {}
 inline Vec zero() { return map([](int) { return 0.0f; }); }
 inline Vec broadcast(float x) { return map([=](int) { return x; }); }
 inline Vec load(const float* p) { return map([=](int i) { return p[i]; }); }
