@@ -55,7 +55,7 @@ class Converted:
             raise ModelFormatError(f"{self.file}: is no file of packed weights") from e
         if self.format != packed.PACKED_FORMAT:
             raise UnsupportedModelError(f"{self.file}: packed weights of format {self.format}, this version reads {packed.PACKED_FORMAT}: "
-                                        f"convert the checkpoint again")
+                                        f"convert the checkpoint with it, over this folder with --force (it holds {self.stated()})")
         if config != json.loads(json.dumps(asdict(self.config))):
             raise ModelFormatError(f"{self.file}: was packed from another configuration than {path.name} has, or by another version of "
                                    "this package: convert the checkpoint again")
@@ -76,13 +76,15 @@ class Converted:
         ValueError
             Something else is asked for, or this processor lacks the instruction set.
         """
-        wanted = {"dtype": dtype if dtype != "auto" else self.dtype, "isa": isa or os.environ.get("LLADA_ISA") or self.isa}
+        variable = os.environ.get("LLADA_ISA")
+        wanted: dict[str, str | int] = {"dtype": dtype if dtype != "auto" else self.dtype, "isa": isa or variable or self.isa}
         if self.dtype in ("int8", "int4"):
-            wanted["group_size"] = str(group_size or self.group_size)
+            wanted["group_size"] = group_size or self.group_size
         for name, value in wanted.items():
-            found = str(getattr(self, name))
+            found = getattr(self, name)
             if value != found:
-                raise ValueError(f"{name}: {self.folder} holds {self.stated()}, expected {name}={found!r}, found {value!r}: to have "
+                whose = " in LLADA_ISA" if name == "isa" and not isa else ""
+                raise ValueError(f"{name}: {self.folder} holds {self.stated()}, expected {name}={found!r}, found {value!r}{whose}: to have "
                                  "another, convert the checkpoint again: 'llada-native convert --help'")
         if not _native.isas().get(self.isa):
             usable = ", ".join(name for name, supported in _native.isas().items() if supported)

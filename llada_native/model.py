@@ -483,6 +483,11 @@ class LLaDAForCausalLM:
         return {"native": str(self._engine["dtype"]), "reference": "float64"}.get(self.backend, "none")
 
     @property
+    def group_size(self) -> int | None:
+        """Weights that share a scale; None where weights are floats."""
+        return int(self._engine["group_size"]) if self.dtype in ("int8", "int4") else None
+
+    @property
     def isa(self) -> str | None:
         """The build of the kernels in use; None for backends without kernels."""
         return self._backend.isa if isinstance(self._backend, _native.NativeModel) else None

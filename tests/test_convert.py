@@ -93,7 +93,7 @@ OTHER = _native.isas()
     ({"dtype": "int8"}, "dtype: .*out holds weights packed as int4 in groups of 64 for scalar, expected dtype='int4', found 'int8': "
      "to have another, convert the checkpoint again: 'llada-native convert --help'"),
     ({"dtype": "bfloat16"}, "expected dtype='int4', found 'bfloat16'"),
-    ({"group_size": 32}, "group_size: .*expected group_size='64', found '32'"),
+    ({"group_size": 32}, "group_size: .*expected group_size=64, found 32: "),
     ({"isa": next(name for name, usable in OTHER.items() if usable and name != "scalar")}, "isa: .*expected isa='scalar', found"),
 ])
 def test_another_format_is_refused(folder, tmp_path, arguments, message):
@@ -152,10 +152,19 @@ def test_damaged_weights(folder, tmp_path, damage):
         LLaDAForCausalLM(out)
 
 
+def test_the_variable_that_asks_for_other_kernels_is_named(folder, tmp_path, monkeypatch):
+    out = convert(folder, tmp_path / "out", isa="scalar")
+    monkeypatch.setenv("LLADA_ISA", other := next(name for name, usable in OTHER.items() if usable and name != "scalar"))
+    with pytest.raises(ValueError, match=f"isa: .*expected isa='scalar', found '{other}' in LLADA_ISA: "):
+        LLaDAForCausalLM(out)
+
+
 def test_weights_of_another_version(folder, tmp_path, monkeypatch):
     out = convert(folder, tmp_path / "out")
     monkeypatch.setattr(packed, "PACKED_FORMAT", packed.PACKED_FORMAT + 1)
-    with pytest.raises(UnsupportedModelError, match="packed weights of format 2, this version reads 3: convert the checkpoint again"):
+    message = (r"packed weights of format 2, this version reads 3: convert the checkpoint with it, over this folder with --force "
+               r"\(it holds weights packed as \w+")
+    with pytest.raises(UnsupportedModelError, match=message):
         LLaDAForCausalLM(out)
 
 

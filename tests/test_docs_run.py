@@ -161,7 +161,7 @@ RULES = [
     Rule(r"python tools/demo_evaluate\.py.*", with_one_prompt, "minutes with 200 prompts a task: one"),
     Rule(r"python tools/demo_train\.py .*", options_exist, "needs torch and 40 minutes"),
     Rule(r"pip install (.*)", installable, "compiles, or needs a network; make test installs the package, as .ci/run does"),
-    Rule(r"python -m venv (\S+) && \. \1/bin/activate", nothing, "make test makes an environment, as .ci/run does"),
+    Rule(r"python3 -m venv (\S+) && \. \1/bin/activate", nothing, "make test makes an environment, as .ci/run does"),
     Rule(r"make (\w+)", made, "compiles, or runs what this test is part of"),
     Rule(r"PYTHONPATH=\$PWD python -m pytest", nothing, "these are the tests"),
     Rule(r"asv run --quick --python=same --bench \"(.*)\"", benchmarks_chosen, "hours"),

@@ -71,6 +71,13 @@ def test_dtypes(tmp_path, isa, stored, dtype, tied):
         assert_close(model.forward(ids), oracle.forward(held, config, ids))
 
 
+@pytest.mark.parametrize(("dtype", "group_size", "found"), [("int4", None, 64), ("int8", 32, 32), ("bfloat16", 32, None)])
+def test_the_group_size_of_a_model(dtype, group_size, found):
+    with LLaDAForCausalLM.random(folders.config(), dtype, group_size=group_size) as model:
+        assert model.group_size == found
+    assert LLaDAForCausalLM.random(folders.config(), "int4", backend="reference").group_size is None
+
+
 @pytest.mark.parametrize(("dtype", "tensor", "holder", "most"), [("int4", "blocks.1.ff_out", "int4", 524032),
                                                                   ("int8", "blocks.0.q_proj", "int8", 8319008),
                                                                   ("int4", "ff_out", "int8", 8319008)])

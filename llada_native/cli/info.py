@@ -45,6 +45,8 @@ def model_facts(model: LLaDAForCausalLM) -> dict[str, Any]:
              "vocabulary": c.vocabulary, "max_sequence_length": c.max_sequence_length, "dtype": model.dtype, "backend": model.backend,
              "isa": model.isa, "num_threads": model.num_threads, "weights_mib": round(model.memory()["weights"] / (1 << 20), 1),
              "tokenizer": model.tokenizer is not None, "chat_template": bool(model.tokenizer and model.tokenizer.chat_template)}
+    if model.group_size:
+        facts["group_size"] = model.group_size
     if c.n_experts:
         facts |= {"experts": c.n_experts, "experts_per_token": c.experts_per_token, "expert_hidden_size": c.expert_hidden_size,
                   "shared_expert_hidden_size": c.shared_expert_hidden_size, "dense_layers": list(c.dense_layers)}
