@@ -103,8 +103,10 @@ struct QuantizedTile {
                               // gemm_winograd_u4 less the sum of x1 (x2 + 128)
   ptrdiff_t x_group_stride;
   const uint8_t* w;           // [groups * group / 4][panel][4], one a byte; [groups * group / 8][panel][4], two a byte
-  const float* w_scales;      // [groups][panel], widened once a block for all its tiles of rows; of gemm_packed_u4, whose blocks have
-  const uint16_t* w_stored_scales;  // any depth, the float16 numbers that are stored. The other of the two is not read.
+  // [groups][panel]: widened, once a block for all its tiles of rows; or as they are stored, float16, which gemm_packed_u4 alone reads,
+  // because its blocks have any depth.
+  const float* w_scales;
+  const uint16_t* w_stored_scales;
   float* c;                   // [rows, panel], row stride c_stride
   ptrdiff_t c_stride;
   int rows;
