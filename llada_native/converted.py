@@ -76,8 +76,8 @@ class Converted:
         ValueError
             Something else is asked for, or this processor lacks the instruction set.
         """
-        variable = os.environ.get("LLADA_ISA")
-        wanted: dict[str, str | int] = {"dtype": dtype if dtype != "auto" else self.dtype, "isa": isa or variable or self.isa}
+        wanted: dict[str, str | int] = {"dtype": dtype if dtype != "auto" else self.dtype,
+                                        "isa": isa or os.environ.get("LLADA_ISA") or self.isa}
         if self.dtype in ("int8", "int4"):
             wanted["group_size"] = group_size or self.group_size
         for name, value in wanted.items():
