@@ -40,7 +40,7 @@ struct Dot {
 // The same of weights that are still two a byte, [depth / 8][panel][4]: what unpacking costs hides behind the products. With few rows
 // the low and the high nibbles have chains of their own, or the latency of vpdpbusd would be waited for; integer sums are exact.
 struct Dot4 : Dot {
-  static constexpr bool kUnpacks = true;
+  static constexpr bool kUnpacks = true, kStartsLast = false;
   template <int Rows, int Vectors, class Fetch>
   static void run_packed(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {
     constexpr bool kSplit = Rows <= 3;
@@ -74,6 +74,7 @@ struct Dot8 : Dot {
 
 // Winograd's inner product: see QuantizedTile.
 struct WinogradDot {
+  static constexpr bool kStartsLast = false;
   using Sum = IntVec;
 
   // One tile of rows unpacks the weights [depth / 8][panel][4]: into registers, and for the other tiles into memory.
@@ -135,7 +136,7 @@ struct WinogradDot {
 // vpmaddubsw adds two products into int16. With 4-bit weights a pair is at most 2 * 15 * 120 = 3600, so eight pairs fit before
 // vpmaddwd widens them.
 struct Dot4 {
-  static constexpr bool kUnpacks = true;
+  static constexpr bool kUnpacks = true, kStartsLast = Tiling::kPairsStartLast;
   using Sum = IntVec;
   template <int Rows, int Vectors, class Fetch>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {

@@ -35,12 +35,15 @@ constexpr ptrdiff_t kStep = kPanel * 4;
 constexpr ptrdiff_t kStream = 8 << 10;
 static_assert(kStream % (kMaxGroup * kPanel) == 0, "a stream goes from block to block between two groups");
 struct FetchStream {
-  const char* next;
-  // For group g of a tile whose groups have group_bytes.
-  FetchStream(const QuantizedTile& t, const Ahead&, int g, ptrdiff_t group_bytes) : next(reinterpret_cast<const char*>(t.w)) {
-    const ptrdiff_t end = group_bytes * t.groups, at = group_bytes * g + kStream;
+  const QuantizedTile& tile;
+  ptrdiff_t group_bytes;
+  const char* next = nullptr;
+  FetchStream(const QuantizedTile& t, const Ahead&, ptrdiff_t bytes) : tile(t), group_bytes(bytes) {}
+  void begin_group(int g) {
+    const ptrdiff_t end = group_bytes * tile.groups, at = group_bytes * g + kStream;
+    next = reinterpret_cast<const char*>(tile.w);  // when nothing is ahead, what is there: unmapped addresses cost a look-up each
     if (at < end) next += at;
-    else if (at < end + t.ahead.bytes) next = t.ahead.data + (at - end);  // else what is there: unmapped addresses cost a look-up each
+    else if (at < end + tile.ahead.bytes) next = tile.ahead.data + (at - end);
   }
   template <int Steps>
   void step() {
@@ -50,14 +53,19 @@ struct FetchStream {
 };
 
 // The share of one of several tiles in what the next block is, which may be more than fits beside this one in the first-level cache.
+// Divides once a tile: processors before Ice Lake and Zen take as long for a division as for the products of a group.
 struct FetchShare {
-  const char* next;
+  const char* data;
+  const char* next = nullptr;
+  ptrdiff_t group_share = 0;
   ptrdiff_t bytes = 0;  // a step: of two tiles half a line or a whole one, and fewer of more tiles
-  FetchShare(const QuantizedTile& t, const Ahead& share, int g, ptrdiff_t group_bytes) : next(reinterpret_cast<const char*>(t.w)) {
+  FetchShare(const QuantizedTile& t, const Ahead& share, ptrdiff_t group_bytes) : data(reinterpret_cast<const char*>(t.w)) {
     if (share.bytes <= 0) return;
-    next = share.data + share.bytes * g / t.groups;
-    bytes = share.bytes * kStep / (group_bytes * t.groups);
+    data = share.data;
+    group_share = share.bytes / t.groups;
+    bytes = group_share * kStep / group_bytes;
   }
+  void begin_group(int g) { next = data + group_share * g; }
   template <int Steps>
   void step() {
     prefetch_second(next);
@@ -70,11 +78,13 @@ struct FetchShare {
 // see QuantizedTile. `channel` is where a vector begins in [groups][panel] of t.
 template <class Dot, Weights Kind>
 struct Group {
+  static constexpr bool kStartsLast = Dot::kStartsLast;
   static typename Dot::Sum start(int32_t x_start, const QuantizedTile&, int /*channel*/) { return splat(x_start); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_base, Vec w_scale) { return fma(sub(as_float(sum), x_base), w_scale, total); }
 };
 template <class Dot>
 struct Group<Dot, Weights::bytes> {
+  static constexpr bool kStartsLast = false;
   static typename Dot::Sum start(int32_t x_sum, const QuantizedTile&, int /*channel*/) { return Dot::start(x_sum); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_scale, Vec w_scale) { return fma(to_float(sum), mul(x_scale, w_scale), total); }
 };
@@ -87,8 +97,8 @@ struct Group<WinogradDot, Weights::later> : Group<WinogradDot, Weights::first> {
 };
 #endif
 
-// With Winograd's inner product, five or six rows have just as many sums, totals and operands as there are registers: GCC 12 then spills
-// operands in the inner loop, and totals, which wait there, cost less in memory.
+// Where sums, totals and operands are as many as the registers or more, GCC 12 spills operands in the inner loop, or moves totals around
+// it through others: totals, which wait there, cost less in memory.
 inline void keep_in_memory(Vec& total) {
 #ifndef _MSC_VER
   __asm__("" : "+m"(total));
@@ -109,13 +119,17 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   Vec total[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) total[r][j] = t.accumulate ? load(c + r * t.c_stride + j * Vec::kLanes) : zero();
+  using TileGroup = Group<Dot, Kind>;
+  constexpr bool kWinograd = Kind == Weights::first || Kind == Weights::later;
+  constexpr bool kTotalsInMemory = Tiling::kTotalsInMemory || (kWinograd && (Rows == 5 || Rows == 6));
+  Fetch fetch(t, ahead, group_bytes);
   for (int g = 0; g < t.groups; ++g) {
     for (int i = 0; ahead.scales && i < kPanel; i += kLine / 2) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
     typename Dot::Sum sums[Rows][kVectors];
     for (int r = 0; r < Rows; ++r)
       for (int j = 0; j < kVectors; ++j)
-        sums[r][j] = Group<Dot, Kind>::start(x_sums[r], t, g * kPanel + j * Vec::kLanes);
-    const Fetch fetch(t, ahead, g, group_bytes);
+        sums[r][j] = TileGroup::kStartsLast ? splat(0) : TileGroup::start(x_sums[r], t, g * kPanel + j * Vec::kLanes);
+    fetch.begin_group(g);
     if constexpr (Kind == Weights::first) {
       const ptrdiff_t at = static_cast<ptrdiff_t>(g) * kPanel;
       Dot::template run_first<Rows, kVectors>(x, t.x_stride, w, t.group, sums, fetch, t.unpacked + at * t.group, t.w_starts + at);
@@ -136,8 +150,9 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     for (int r = 0; r < Rows; ++r) {
       const Vec x_scale = broadcast(x_scales[r]);
       for (int j = 0; j < kVectors; ++j) {
-        total[r][j] = Group<Dot, Kind>::add(total[r][j], sums[r][j], x_scale, w_scale[j]);
-        if constexpr ((Kind == Weights::first || Kind == Weights::later) && (Rows == 5 || Rows == 6)) keep_in_memory(total[r][j]);
+        if constexpr (TileGroup::kStartsLast) sums[r][j] = add32(sums[r][j], TileGroup::start(x_sums[r], t, g * kPanel + j * Vec::kLanes));
+        total[r][j] = TileGroup::add(total[r][j], sums[r][j], x_scale, w_scale[j]);
+        if constexpr (kTotalsInMemory) keep_in_memory(total[r][j]);
       }
     }
     x += t.group;

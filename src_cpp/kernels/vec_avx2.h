@@ -14,10 +14,12 @@ struct Tiling {
   static constexpr int kVectors = 2;
   static constexpr int kRows = 6;  // 6 x 2 accumulators, two weights and a broadcast: 15 of 16 registers
 #ifdef LLADA_VNNI
-  static constexpr int kIntRows = 6;  // 6 x 2 sums, two weights and a broadcast; the float totals wait in memory between groups
+  static constexpr int kIntRows = 6;  // 6 x 2 sums, two weights and a broadcast
 #else
   static constexpr int kIntRows = 5;  // 5 x 2 sums, two weights, a broadcast and a product
 #endif
+  static constexpr bool kTotalsInMemory = true;  // between groups
+  static constexpr bool kPairsStartLast = true;
   static constexpr int kPackedRows = 12;  // measured, as all of these
 };
 

@@ -15,9 +15,12 @@ struct Tiling {
   static constexpr int kRows = 12;  // 12 x 2 accumulators and two weights of 32 registers; broadcasts are memory operands
   static constexpr int kIntRows = 6;  // 6 x 2 integer and 6 x 2 float accumulators and two weights; broadcasts are memory operands
 #ifdef LLADA_VNNI
+  static constexpr bool kTotalsInMemory = false;
   static constexpr int kPackedRows = 1 << 30;  // unpacking is done on execution ports that vpdpbusd leaves free
   static constexpr int kWinogradRows = 8;      // 8 x 2 sums, four weights, two broadcasts and two additions; float totals wait in memory
 #else
+  static constexpr bool kTotalsInMemory = true;  // measured, as the others are: beside 4-bit weights that are unpacked in registers
+  static constexpr bool kPairsStartLast = false;
   static constexpr int kPackedRows = 12;
 #endif
 };

@@ -20,6 +20,7 @@ struct Tiling {
 #else
   static constexpr int kIntRows = 2;  // 2 x 4 pairs of sums, four activations and two weights: 22 of 32 registers
 #endif
+  static constexpr bool kTotalsInMemory = false;
   static constexpr int kPackedRows = 0;
 };
 
@@ -116,7 +117,7 @@ struct Dot {
   }
 };
 struct Dot4 : Dot<Codes4> {
-  static constexpr bool kUnpacks = false;
+  static constexpr bool kUnpacks = false, kStartsLast = false;
 };
 struct Dot8 : Dot<Codes8> {
   static Sum start(int32_t) { return splat(0); }
@@ -134,7 +135,7 @@ inline int8x16_t broadcast_bytes(const int8_t* p) {
 // smull and smlal: products of bytes in int16, two channels in each half. A product with a 4-bit weight is at most 15 * 127 = 1905, so
 // eight of them, and eight of the next depth added to those, fit before sadalp widens them: 16 * 1905 = 30480.
 struct Dot4 {
-  static constexpr bool kUnpacks = false;
+  static constexpr bool kUnpacks = false, kStartsLast = false;
   using Sum = IntVec;
   template <int Rows, int Vectors, class Fetch>
   static void run(const int8_t* x, ptrdiff_t x_stride, const uint8_t* w, int depth, Sum (&sums)[Rows][Vectors], Fetch fetch) {

@@ -16,6 +16,7 @@ struct Tiling {
   static constexpr int kVectors = 2;  // of a panel
   static constexpr int kRows = 4;     // accumulators: 4 x 2 of the 16 baseline registers
   static constexpr int kIntRows = 4;
+  static constexpr bool kTotalsInMemory = false;
   static constexpr int kPackedRows = 0;
 };
 
@@ -144,7 +145,7 @@ struct Dot {
   }
 };
 struct Dot4 : Dot {
-  static constexpr bool kUnpacks = false;
+  static constexpr bool kUnpacks = false, kStartsLast = false;
 };
 struct Dot8 : Dot {
   static Sum start(int32_t x_sum) { return splat(-128 * x_sum); }
