@@ -200,7 +200,7 @@ class Checkpoint:
                     expected = known[name].shape
                     if shape != expected:
                         wrong.append(f"{name}: expected shape {expected}, found {shape}")
-                    if known[name].parts[0].role not in ("router", "router_bias"):
+                    if len(expected) > 1 and known[name].parts[0].role != "router":
                         dtypes[name] = DTYPES[dtype]
         if wrong:
             raise ModelFormatError(f"{self.folder}: {len(wrong)} tensor(s) do not fit config.json: {'; '.join(wrong[:8])}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import ModelFormatError, UnsupportedModelError
-from .families import FAMILIES, LLADA, Family
+from .families import FAMILIES, LLADA, OTHER_NAMES, Family
 
 LARGEST_DIMENSION = 1 << 24
 LARGEST_LAYERS = 1 << 12
@@ -131,8 +131,7 @@ class _Reader:
         family = FAMILIES[architecture]
         key = family.keys
         self.refuse_relatives(family)
-        if "rope_parameters" in key:
-            self.merge_rope_parameters(family)
+        self.merge_rope_parameters()
         self.check_options(family)
         n_heads, d_model = self.integer(key["n_heads"]), self.integer(key["d_model"])
         n_kv_heads = self.kv_heads(family, n_heads)
@@ -169,9 +168,9 @@ class _Reader:
             **(self.experts(family, n_layers) if "n_experts" in key else {}),
         )
 
-    def merge_rope_parameters(self, family: Family) -> None:
+    def merge_rope_parameters(self) -> None:
         """Newer versions of transformers write what concerns RoPE into an object of its own."""
-        name = family.keys["rope_parameters"]
+        name, known = "rope_parameters", ("rope_theta", "partial_rotary_factor")
         settings = self.config.get(name)
         if settings is None:
             return
@@ -181,7 +180,6 @@ class _Reader:
         for kind in ("rope_type", "type"):
             if settings.pop(kind, "default") != "default":
                 raise self.unsupported(f"{name}.{kind}", self.config[name][kind], "'default'")
-        known = (family.keys["rope_theta"], family.keys["rotary_share"])
         for key, value in settings.items():
             if key not in known:
                 raise self.unsupported(f"{name}.{key}", value, f"only {' and '.join(known)}")
@@ -258,7 +256,7 @@ class _Reader:
         architectures = self.config.get("architectures")
         if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
             raise self.wrong("architectures", "a list whose first entry names the model class", architectures)
-        name: str = architectures[0]
+        name: str = OTHER_NAMES.get(architectures[0], architectures[0])
         if name not in FAMILIES:
             raise UnsupportedModelError(f"{self.source}: unknown architecture {name!r}; this version runs {', '.join(FAMILIES)}")
         return name

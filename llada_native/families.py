@@ -100,6 +100,7 @@ ILLADA = Family(
         "attention_bias": (False,),
         "mlp_bias": (False,),
         "layer_norm_eps": (None,),
+        "partial_rotary_factor": (1, None),
         "rope_scaling": (None,),
         "quantization_config": (None,),
     },
@@ -148,7 +149,9 @@ LLADA_MOE = Family(
         **{f"expert_{leaf}": f"model.layers.{{layer}}.mlp.experts.{{expert}}.{leaf}.weight"
            for leaf in ("gate_proj", "up_proj", "down_proj")},
     },
-    mask_token_id=156895)
+    mask_token_id=156895,
+    eos_token_id=156892,
+    end_of_turn="<|role_end|>")
 
 # LLaDA2.0 and LLaDA2.1 (arXiv:2512.15745, arXiv:2602.08676). Defaults of the class are those of another model (biases, 30592 tokens, no
 # shared expert), so what must not be guessed is required. Each row sees whole blocks of 32 up to its own.
@@ -159,7 +162,7 @@ LLADA2 = Family(
           "mlp_hidden_size": "intermediate_size", "vocab_size": "vocab_size", "max_sequence_length": "max_position_embeddings",
           "rope_theta": "rope_theta", "rms_norm_eps": "rms_norm_eps", "n_experts": "num_experts",
           "experts_per_token": "num_experts_per_tok", "expert_hidden_size": "moe_intermediate_size", "dense_first": "first_k_dense_replace",
-          "head_dim": "head_dim", "rotary_share": "partial_rotary_factor", "rotary_dim": "rotary_dim", "rope_parameters": "rope_parameters",
+          "head_dim": "head_dim", "rotary_share": "partial_rotary_factor", "rotary_dim": "rotary_dim",
           "expert_groups": "n_group", "chosen_groups": "topk_group", "expert_scale": "routed_scaling_factor",
           "shared_experts": "num_shared_experts"},
     fixed={
@@ -199,6 +202,8 @@ LLADA2 = Family(
     stacked={f"expert_{leaf}": f"model.layers.{{layer}}.mlp.experts.{leaf}" for leaf in ("gate_proj", "up_proj", "down_proj")},
     refused=dict.fromkeys(("expert_capacity", "delete_token_id", "split_token_id"), _BLOCK_ROUTING),
     mask_token_id=156895,
+    eos_token_id=156892,
+    end_of_turn="<|role_end|>",
     attention_block=32)
 
 # Dream-7B (arXiv:2508.15487), DiffuCoder and Dream-Coder: the layers of Qwen2.5, from which they were trained on. Its class gives queries,
@@ -210,6 +215,7 @@ DREAM = Family(
         "attention_bias": (True, None),
         "mlp_bias": (False, None),
         "use_sliding_window": (False, None),
+        "partial_rotary_factor": (1, None),
         "rope_scaling": (None,),
         "quantization_config": (None,),
     },
@@ -228,3 +234,4 @@ DREAM = Family(
 
 FAMILIES: dict[str, Family] = {"LLaDAModelLM": LLADA, "ILLaDAForCausalLM": ILLADA, "LLaDAMoEModelLM": LLADA_MOE,
                                "LLaDA2MoeModelLM": LLADA2, "DreamModel": DREAM}
+OTHER_NAMES = {"LLaDAMoEModel": "LLaDAMoEModelLM"}  # under which some checkpoints state a class

@@ -22,7 +22,7 @@ from .families import FAMILIES
 from .gguf_checkpoint import GROUP_SIZE, GGUFCheckpoint
 from .gguf_tokenizer import tokenizer_files
 from .machine import available_memory, default_threads
-from .tokenizer import Tokenizer, special_token_id
+from .tokenizer import Tokenizer, special_token_id, stated_token
 from .vocabulary_files import tokenizer_text
 
 DTYPES = ("auto", "float32", "bfloat16", "bfloat16_fast", "float16", "int8", "int4")
@@ -222,13 +222,22 @@ def generation_defaults(folder: Path, config: ModelConfig, tokenizer: Tokenizer 
 
 
 def token_defaults(config: ModelConfig, tokenizer: Tokenizer | None, folder: Path | None) -> dict[str, Any]:
-    """Token ids as far as the checkpoint states them. LLaDA-8B names the end of a turn in its tokenizer only."""
-    eot, name = config.eot_token_id, FAMILIES[config.architecture].end_of_turn
-    if eot is None and tokenizer is not None:
-        eot = tokenizer.token_id(name)
-    elif eot is None and folder is not None:
-        eot = special_token_id(folder, name)
-        if eot is not None and eot >= config.vocabulary:
-            raise ModelFormatError(f"{folder / 'tokenizer_config.json'}: {name}: expected a token id from 0 to {config.vocabulary - 1}, "
-                                   f"found {eot}")
-    return {"mask_id": config.mask_token_id, "eos_id": config.eos_token_id, "eot_id": eot, "attention_block": config.attention_block}
+    """Token ids as far as the checkpoint states them. LLaDA-8B names the end of a turn in its tokenizer only, and others that of a text."""
+    def named(token: str) -> int | None:
+        if tokenizer is not None:
+            return tokenizer.token_id(token)
+        if folder is None:
+            return None
+        number = special_token_id(folder, token)
+        if number is not None and number >= config.vocabulary:
+            raise ModelFormatError(f"{folder / 'tokenizer_config.json'}: {token}: expected a token id from 0 to {config.vocabulary - 1}, "
+                                   f"found {number}")
+        return number
+
+    eos, eot = config.eos_token_id, config.eot_token_id
+    if eos is None:
+        text = tokenizer.eos_token if tokenizer is not None else stated_token(folder, "eos_token") if folder is not None else None
+        eos = None if text is None else named(text)
+    if eot is None:
+        eot = named(FAMILIES[config.architecture].end_of_turn)
+    return {"mask_id": config.mask_token_id, "eos_id": eos, "eot_id": eot, "attention_block": config.attention_block}

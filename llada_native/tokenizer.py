@@ -1,4 +1,4 @@
-"""Text <-> token ids through the `tokenizers` library, and the chat template of a checkpoint, rendered in a sandbox."""
+"""Text <-> token ids through the `tokenizers` library; conversations through the chat template of a checkpoint."""
 from __future__ import annotations
 
 import json
@@ -13,7 +13,8 @@ from .errors import ModelFormatError
 
 if TYPE_CHECKING:
     import tokenizers
-    from jinja2 import Template
+
+    from .chat_template import ChatTemplate
 
 Message = Mapping[str, str]
 
@@ -44,14 +45,15 @@ class Tokenizer:
         self.folder = Path(folder)
         self.path = self.folder if "tokenizer.json" in texts else self.folder / "tokenizer.json"
         data = texts["tokenizer.json"].encode() if "tokenizer.json" in texts else read_file(self.path)
-        self._tokenizer = _load(self.path, data)
         options = (json.loads(texts["tokenizer_config.json"]) if "tokenizer_config.json" in texts else
                    tokenizer_options(self.folder))
         self.chat_template = _chat_template(self.folder, options)
-        self._template_tokens = {k: text for k in ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token")
-                                 if (text := _token_text(options.get(k)))}
+        self._token_texts = {key: text for key, value in options.items() if key.endswith("_token") and (text := _token_text(value))}
+        self.eos_token = self._token_texts.get("eos_token")
+        added = _stated_tokens(options)
+        self._tokenizer = _load(self.path, data, added)
         # A second tokenizer that reads special tokens as text; a flag switched on a shared one would race between threads.
-        self._plain = _load(self.path, data)
+        self._plain = _load(self.path, data, added)
         self._plain.encode_special_tokens = True
         specials = sorted((t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special), key=len,
                           reverse=True)
@@ -68,7 +70,17 @@ class Tokenizer:
         return None if found is None else int(found)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. Special tokens in it are recognised; none is added."""
+        """Ids of a text. Special tokens in it are recognised; none is added.
+
+        Raises
+        ------
+        ValueError
+            Half of a surrogate pair stands in it, which is no character.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise ValueError(f"text: expected characters, found half of a surrogate pair, {text[e.start]!r}, at {e.start}") from None
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[SupportsInt], skip_special_tokens: bool = True) -> str:
@@ -86,32 +98,19 @@ class Tokenizer:
         """
         if self.chat_template is None:
             raise ValueError(f"{self.folder}: no chat template: pass chat=False for plain text")
-        shielded = []
+        shielded: list[dict[str, Any]] = []
         for i, message in enumerate(messages):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
                 raise ValueError(f"messages[{i}]: expected {{'role': str, 'content': str}}, found {message!r}")
-            shielded.append({**message, "content": self._shield(message["content"])})
-        return self._encode_shielded(self._render(shielded))
-
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        from jinja2 import TemplateError
-        try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._template_tokens)
-        except (TemplateError, TypeError, OverflowError) as e:
-            raise ValueError(f"{self.folder}: the chat template failed: {e}") from e
+            shielded.append({key: self._shield(value) if isinstance(value, str) else value for key, value in message.items()})
+        return self._encode_shielded(self._template.render(shielded))
 
     @cached_property
-    def _template(self) -> Template:
+    def _template(self) -> ChatTemplate:
         """Compiled once: that takes longer than an answer of the demo model."""
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from .chat_template import ChatTemplate
 
-        def raise_exception(message: str) -> None:
-            raise TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = raise_exception
-        return environment.from_string(self.chat_template or "")
+        return ChatTemplate(self.chat_template or "", self._token_texts, str(self.folder))
 
     def _shield(self, content: str) -> str:
         pattern = "|".join(map(re.escape, self._shielded))
@@ -123,6 +122,8 @@ class Tokenizer:
         ids = self.encode(first)
         for part in rest:
             number, _, after = part.partition(end)
+            if not number.isdecimal() or int(number) >= len(self._shielded):
+                raise ValueError(f"{self.folder}: the chat template failed: it cuts a message apart where a special token's text stands")
             ids += self._plain.encode(self._shielded[int(number)], add_special_tokens=False).ids
             ids += self.encode(after)
         return ids
@@ -134,13 +135,21 @@ def tokenizer_options(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def stated_token(folder: Path, name: str) -> str | None:
+    """The text of a token from tokenizer_config.json alone, for folders without tokenizer.json."""
+    return _token_text(tokenizer_options(folder).get(name))
+
+
 def special_token_id(folder: Path, token: str) -> int | None:
-    """The id of a special token from tokenizer_config.json alone, for folders without tokenizer.json."""
-    decoder = tokenizer_options(folder).get("added_tokens_decoder")
-    for number, entry in decoder.items() if isinstance(decoder, dict) else ():
-        if isinstance(entry, dict) and entry.get("content") == token and number.isdecimal():
-            return int(number)
-    return None
+    """The id of a special token, likewise."""
+    return next((number for number, entry in _stated_tokens(tokenizer_options(folder)) if entry["content"] == token), None)
+
+
+def _stated_tokens(options: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Ids and descriptions of the added tokens in a tokenizer_config.json, ascending."""
+    decoder = options.get("added_tokens_decoder")
+    return sorted(((int(number), entry) for number, entry in (decoder.items() if isinstance(decoder, dict) else ())
+                   if number.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str)), key=lambda found: found[0])
 
 
 def read_file(path: Path) -> bytes:
@@ -153,13 +162,26 @@ def read_file(path: Path) -> bytes:
     return data
 
 
-def _load(path: Path, data: bytes) -> tokenizers.Tokenizer:
+def _load(path: Path, data: bytes, added: Sequence[tuple[int, Mapping[str, Any]]]) -> tokenizers.Tokenizer:
+    """The tokenizer of a file, and what tokenizer_config.json adds to it."""
     import tokenizers
 
     try:
-        return tokenizers.Tokenizer.from_buffer(data)
+        tokenizer = tokenizers.Tokenizer.from_buffer(data)
     except Exception as e:  # the library raises bare Exception
         raise ModelFormatError(f"{path}: not a valid tokenizer: {e}") from e
+    # Settings of whoever saved it, which would cut and fill every prompt.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for number, entry in added:
+        text = entry["content"]
+        if tokenizer.token_to_id(text) is None:
+            flags = {name: bool(entry.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+            (tokenizer.add_special_tokens if flags["special"] else tokenizer.add_tokens)([tokenizers.AddedToken(text, **flags)])
+        if tokenizer.token_to_id(text) != number:
+            raise ModelFormatError(f"{path}: token {text!r}: expected id {number}, as tokenizer_config.json has it, found "
+                                   f"{tokenizer.token_to_id(text)}")
+    return tokenizer
 
 
 def _chat_template(folder: Path, options: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ constexpr int64_t kLargestLayers = 1 << 12;
 constexpr double kLargestNumber = 1e30;
 
 // Architectures of the family that this version knows of but does not run.
-const char* const kKnownButAbsent[] = {"ILLaDAForCausalLM", "LLaDAMoEModelLM", "LLaDA2MoeModelLM", "DreamModel"};
+const char* const kKnownButAbsent[] = {"ILLaDAForCausalLM", "LLaDAMoEModelLM", "LLaDAMoEModel", "LLaDA2MoeModelLM", "DreamModel"};
 
 // Options that no released checkpoint uses otherwise, and the values they may have; any other changes the architecture.
 const std::pair<const char*, const char*> kFixedOptions[] = {
