@@ -41,6 +41,16 @@ def _stop_at_exit():
         time.sleep(0.01)
 
 
+def _forget_calls():
+    """In a forked child: the threads of these calls are the parent's."""
+    global calls_in_process
+    calls_in_process = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_calls)
+
+
 cdef bint should_stop(void* context) noexcept nogil:
     return True if exiting else check_signals(context)
 
@@ -134,9 +144,11 @@ cdef class NativeModel:
         c.qkv_bias = config.qkv_bias
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
+        cdef string kernels = isa.encode(), file = os.fsencode(packed_file), file_tag = tag.encode()
         cdef cpp.WeightFormat* format = new cpp.WeightFormat(<cpp.DType> <int> DTYPES[dtype], group)
         try:
-            self.model.reset(new cpp.Model(c, format[0], isa.encode(), num_threads, os.fsencode(packed_file), tag.encode()))
+            with nogil:  # which clears gigabytes
+                self.model.reset(new cpp.Model(c, format[0], kernels, num_threads, file, file_tag))
         finally:
             del format
         self.config, self.dtype, self.name = config, dtype, "native"
@@ -245,6 +257,9 @@ cdef class NativeModel:
         cdef cpp.Model* model
         cdef NativeKVCache cache
         cdef vector[cpp.KVCache*] pointers
+        for request, length in enumerate(lengths):
+            if length < 1:
+                raise ValueError(f"lengths[{request}]: expected at least 1, found {length}")
         if sum(lengths) != tokens.shape[0]:
             raise ValueError(f"lengths: expected a sum of {tokens.shape[0]} tokens, found {sum(lengths)}")
         if positions is not None and positions.shape[0] != lengths.shape[0]:
@@ -489,6 +504,8 @@ cdef class PackedLinear:
         """``out = x @ weight.T``, or added to out. Rows may lie apart, with their numbers side by side."""
         if x.shape[1] != self.shape[1] or out.shape[1] != self.shape[0] or x.shape[0] != out.shape[0] or x.shape[0] == 0:
             raise ValueError("x or out does not fit the weight")
+        if not 1 <= threads <= 1024:
+            raise ValueError(f"threads: expected 1 to 1024, found {threads}")
         x_stride, out_stride = row_stride(x, "x"), row_stride(out, "out")
         cdef cpp.Rows source, target
         cdef vector[cpp.Product] products

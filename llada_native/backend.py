@@ -113,6 +113,9 @@ def lay_out(config: ModelConfig, tokens: NDArray[np.int32], lengths: NDArray[np.
             places: NDArray[np.int32] | None, twins: NDArray[np.int32] | None = None) -> list[Placed]:
     """The requests that `Backend.hidden` was asked for, with the checks of the C++ engine."""
     n, requests = len(tokens), len(lengths)
+    for r, length in enumerate(lengths):
+        if length < 1:
+            raise ValueError(f"lengths[{r}]: expected at least 1, found {length}")
     if sum(lengths) != n:
         raise ValueError(f"lengths: expected a sum of {n} tokens, found {sum(lengths)}")
     for name, found, wanted, of in (("positions", positions, requests, "requests"), ("caches", caches or None, requests, "requests"),
@@ -125,8 +128,6 @@ def lay_out(config: ModelConfig, tokens: NDArray[np.int32], lengths: NDArray[np.
     begin = 0
     for r, length in enumerate(lengths):
         start, cache = 0 if positions is None else int(positions[r]), caches[r] if caches else None
-        if length < 1:
-            raise ValueError(f"lengths[{r}]: expected at least 1, found {length}")
         held = 0 if cache is None else cache.length
         if not 0 <= start <= held:
             raise ValueError(f"positions[{r}]: expected 0 to {held} (what its cache holds), found {start}")

@@ -219,6 +219,8 @@ CONFIG_VALUES = [
     Case("more n_kv_heads than heads", edit(n_kv_heads=8), found("n_kv_heads", "8", r"a divisor of n_heads \(4\)")),
     Case("head_dim odd", edit(d_model=36), found("d_model / n_heads", "9", "an even number up to 256")),
     Case("head_dim too large", edit(d_model=4 * 258), found("d_model / n_heads", "258", "an even number up to 256")),
+    *(Case(f"head_dim {value!r}", edit(head_dim=value), found("head_dim", repr(value), r"d_model / n_heads \(8\)"))
+      for value in (16, 7.5, "llama")),
     Case("embedding smaller than the vocabulary", edit(embedding_size=59),
          found("embedding_size", "59", r"at least vocab_size \(60\)")),
     *(Case(f"{key} {value!r}", edit(**{key: value}),

@@ -173,9 +173,11 @@ BAD_MODELS: dict[str, tuple[dict[str, Any], int, str]] = {
     **{f"{name} 0": ({"tweak": {name: 0}}, INVALID_ARGUMENT, f"meta.{name}: expected 1 to")
        for name in ("layers", "d_model", "heads", "kv_heads", "head_dim", "mlp_hidden", "vocabulary", "max_tokens")},
     "layers 2**32 - 1": ({"tweak": {"layers": NONE}}, INVALID_ARGUMENT, "meta.layers"),
-    "heads not a multiple": ({"tweak": {"kv_heads": 3}}, INVALID_ARGUMENT, "kv_heads"),
+    "heads not a multiple": ({"tweak": {"kv_heads": 3}}, INVALID_ARGUMENT,
+                             r"meta.kv_heads: expected a divisor of meta.heads \(4\), found 3"),
     "head_dim odd": ({"tweak": {"head_dim": 7}}, INVALID_ARGUMENT, "head_dim.*found 7"),
-    "head_dim 258": ({"tweak": {"head_dim": 258}}, INVALID_ARGUMENT, "head_dim.*found 258"),
+    "head_dim 258": ({"tweak": {"head_dim": 258}}, INVALID_ARGUMENT, "meta.head_dim: expected 1 to 256, found 258"),
+    "head_dim 2**24": ({"tweak": {"head_dim": 1 << 24}}, INVALID_ARGUMENT, "meta.head_dim: expected 1 to 256, found 16777216"),
     "mask beyond": ({"tweak": {"mask_token": 64}}, INVALID_ARGUMENT, "meta.mask_token.*found 64"),
     **{f"{name} {value}": ({"tweak": {name: value}}, INVALID_ARGUMENT, f"meta.{name}.*found")
        for name in ("norm_eps", "rope_theta") for value in (0.0, -1.0, float("nan"), float("inf"))},

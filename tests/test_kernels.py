@@ -3,7 +3,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from llada_native import _native
+from llada_native import ModelConfig, _native
 
 EPS = np.finfo(np.float32).eps
 
@@ -32,6 +32,15 @@ def test_gemm(kernels, depth, accumulate):
         tolerance = (depth + 1) * EPS * (np.abs(a).astype(float) @ np.abs(w) + np.abs(c))
         kernels.gemm_f32(a, w, c, accumulate)
         worst(c, wanted, tolerance)
+
+
+def test_gemm_of_very_many_rows(kernels):
+    """Rows times tiles of rows are more than 2**31."""
+    rows = 200_000
+    a, w = np.arange(rows, dtype=np.float32)[:, None], np.ones((1, kernels.panel), np.float32)
+    c = np.empty((rows, kernels.panel), np.float32)
+    kernels.gemm_f32(a, w, c)
+    assert np.array_equal(c, np.broadcast_to(a, c.shape))
 
 
 def test_gemm_rows_do_not_depend_on_their_company(kernels):
@@ -267,6 +276,21 @@ def test_a_hidden_key_is_not_the_maximum(kernels):
     q, k, v = (rng.standard_normal((n, dim), np.float32) for n in (kernels.attention_rows, keys, keys))
     q[:, 0], k[:, 0], hidden = 1, -1000, rng.integers(0, keys, len(q))
     worst(attention(kernels, q, k, v, 1.0, hidden), *exact_attention(q, k, v, 1.0, hidden))
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 1025])
+def test_threads_of_a_layer(threads):
+    layer = _native.PackedLinear(np.ones((1, 1), np.float32), "float32")
+    with pytest.raises(ValueError, match=f"threads: expected 1 to 1024, found {threads}"):
+        layer(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), threads)
+
+
+def test_weights_beyond_an_address():
+    """More bytes than 63 bits count, where no operating system was asked for the memory there is."""
+    shape = ModelConfig(n_layers=1 << 15, d_model=1 << 24, n_heads=1 << 17, n_kv_heads=1 << 17, mlp_hidden_size=1 << 24, vocabulary=64,
+                        max_sequence_length=64, rope_theta=1e4, rms_norm_eps=1e-5, weight_tying=True)
+    with pytest.raises(MemoryError):
+        _native.NativeModel(shape, "float32", 1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -192,6 +192,7 @@ def test_bad_places(engine, place):
     ({"slots": None, "positions": [1, 2]}, "positions: expected one for each of 1 requests, found 2"),
     ({"lengths": [2]}, "lengths: expected a sum of 3 tokens, found 2"),
     ({"lengths": [3, 0]}, "lengths[1]: expected at least 1, found 0"),
+    ({"lengths": [16_000_000, -15_999_997]}, "lengths[1]: expected at least 1, found -15999997"),
     ({"tokens": [1, 2, 64]}, "tokens[2]: expected 0 to 63, found 64"),
     ({"tokens": [1, -2, 3]}, "tokens[1]: expected 0 to 63, found -2"),
     ({"rows": [0, 3]}, "rows[1]: expected ascending rows below 3, found 3"),

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <type_traits>
 
 namespace llada {
@@ -20,8 +21,7 @@ class AlignedArray {
 
  public:
   AlignedArray() = default;
-  explicit AlignedArray(int64_t size)
-      : data_(size > 0 ? static_cast<T*>(aligned_bytes(static_cast<size_t>(size) * sizeof(T))) : nullptr), size_(size) {}
+  explicit AlignedArray(int64_t size) : data_(size == 0 ? nullptr : static_cast<T*>(aligned_bytes(bytes_of(size)))), size_(size) {}
 
   // Gives an array of so many bytes its memory.
   void allocate(int64_t bytes) { *this = AlignedArray(bytes / static_cast<int64_t>(sizeof(T))); }
@@ -45,6 +45,10 @@ class AlignedArray {
       if (owned) free_aligned_bytes(bytes);
     }
   };
+  static size_t bytes_of(int64_t size) {
+    if (size < 0 || size > PTRDIFF_MAX / static_cast<int64_t>(sizeof(T))) throw std::bad_alloc();
+    return static_cast<size_t>(size) * sizeof(T);
+  }
   std::unique_ptr<T, Free> data_;
   int64_t size_ = 0;
 };

@@ -3,6 +3,9 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 
 #ifndef _WIN32
@@ -140,13 +143,18 @@ Remainders::Range Remainders::take(int thread) {
 }
 
 Team::Team(int threads, const Interrupt& interrupt)
-    : size_(threads), interrupt_(interrupt), last_poll_(std::chrono::steady_clock::now()) {
+    : size_(threads), pool_(pool), interrupt_(interrupt), last_poll_(std::chrono::steady_clock::now()) {
   while (!pool->turn.try_lock_for(kPollInterval)) {
     if (interrupt_.poll && interrupt_.poll(interrupt_.context)) throw Cancelled();
   }
   if (size_ == 1) return;
   try {
     pool->grow(size_);
+  } catch (const std::system_error& e) {
+    const int running = pool->workers + 1;
+    pool->turn.unlock();
+    throw std::runtime_error("expected " + std::to_string(threads) + " threads, found " + std::to_string(running) +
+                             ", and the system starts no more: " + e.what());
   } catch (...) {
     pool->turn.unlock();
     throw;
@@ -162,7 +170,7 @@ Team::Team(int threads, const Interrupt& interrupt)
 Team::Team(Team& outer, int thread) : size_(1), outer_(&outer), outer_thread_(thread), interrupt_{} {}
 
 Team::~Team() {
-  if (outer_) return;
+  if (outer_ || pool_ != pool) return;
   if (size_ > 1) {
     {
       std::lock_guard<std::mutex> lock(pool->mutex);
@@ -179,6 +187,7 @@ void Team::run(Entry entry, const void* body) {
     throw_if_stopped();
     return;
   }
+  if (pool_ != pool) throw std::runtime_error("a forward pass cannot go on in a child that was forked during it");
   pool->entry = entry;
   pool->body = body;
   pool->running.store(size_ - 1, std::memory_order_relaxed);

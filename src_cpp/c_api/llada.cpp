@@ -18,6 +18,7 @@
 #include "checkpoint/errors.h"
 #include "checkpoint/folder.h"
 #include "kernels/dispatch.h"
+#include "kernels/table.h"
 
 namespace {
 
@@ -123,10 +124,13 @@ void check_meta(const LLaDAMeta& m) {
   within("d_model", m.d_model, kLargestDimension);
   within("heads", m.heads, kLargestDimension);
   within("kv_heads", m.kv_heads, kLargestDimension);
-  within("head_dim", m.head_dim, kLargestDimension);
+  within("head_dim", m.head_dim, llada::kMaxHeadDim);
   within("mlp_hidden", m.mlp_hidden, kLargestDimension);
   within("vocabulary", m.vocabulary, kLargestDimension);
   within("max_tokens", m.max_tokens, kLargestDimension);
+  if (m.heads % m.kv_heads != 0)
+    throw std::invalid_argument("meta.kv_heads: expected a divisor of meta.heads (" + std::to_string(m.heads) + "), found " +
+                                std::to_string(m.kv_heads));
   if (m.mask_token >= m.vocabulary && m.mask_token != LLADA_NONE)
     throw std::invalid_argument("meta.mask_token: expected LLADA_NONE or a token below " + std::to_string(m.vocabulary) + ", found " +
                                 std::to_string(m.mask_token));

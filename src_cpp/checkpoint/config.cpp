@@ -69,6 +69,8 @@ class Reader {
     if (c.d_model % c.heads) wrong("d_model", "a multiple of n_heads (" + std::to_string(c.heads) + ")", c.d_model);
     c.head_dim = c.d_model / c.heads;
     if (c.head_dim % 2 || c.head_dim > 256) wrong("d_model / n_heads", "an even number up to 256", c.head_dim);
+    if (const Json* stated = json_.find("head_dim"); stated && !stated->is(Json::Kind::null) && numeric(*stated) != c.head_dim)
+      wrong("head_dim", "d_model / n_heads (" + std::to_string(c.head_dim) + ")", stated->shown());
     if (c.heads % c.kv_heads) wrong("n_kv_heads", "a divisor of n_heads (" + std::to_string(c.heads) + ")", c.kv_heads);
     c.layers = integer("n_layers", kLargestLayers);
     c.mlp_hidden = integer("mlp_hidden_size");

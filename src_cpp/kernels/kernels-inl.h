@@ -106,11 +106,14 @@ struct RowTile<0> {
 template <int Most, class F>
 void for_each_row_tile(int rows, const Ahead& ahead, const F& f) {
   const int tiles = (rows + Most - 1) / Most;
-  for (int t = 0; t < tiles; ++t) {
-    const int first = rows * t / tiles;
-    const ptrdiff_t begin = ahead.bytes * t / tiles;
-    const Ahead share = {ahead.data + begin, ahead.bytes * (t + 1) / tiles - begin, t == 0 ? ahead.scales : nullptr};
-    RowTile<Most>::call([&](auto count, int at) { f(count, at, share); }, first, rows * (t + 1) / tiles - first);
+  if (tiles == 0) return;
+  const int least = rows / tiles, longer = rows % tiles;
+  const ptrdiff_t share = ahead.bytes / tiles;
+  for (int t = 0, first = 0; t < tiles; ++t) {
+    const int count = least + (t < longer);
+    const Ahead own = {ahead.data + share * t, t + 1 < tiles ? share : ahead.bytes - share * t, t == 0 ? ahead.scales : nullptr};
+    RowTile<Most>::call([&](auto n, int at) { f(n, at, own); }, first, count);
+    first += count;
   }
 }
 

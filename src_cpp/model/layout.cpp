@@ -77,6 +77,7 @@ Layout lay_out(const RaggedBatch& batch, const ModelConfig& c, int64_t panel, ui
     layout.places.push_back(static_cast<int32_t>(place));
   };
   std::unordered_map<const KVCache*, int64_t> users;  // request of each cache
+  if (batch.requests < 1) throw std::invalid_argument("requests: expected at least 1, found " + std::to_string(batch.requests));
   if (batch.slots && batch.positions) throw std::invalid_argument("positions: expected none beside slots, found some");
   for (int64_t r = 0; r < batch.requests; ++r) {
     const int64_t length = batch.lengths[r], position = batch.positions ? batch.positions[r] : 0;

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -106,7 +108,10 @@ void Weights::visit(const F& f) {
 
 int64_t Weights::arena_bytes() {
   int64_t sum = 0;
-  visit([&](const auto&, int64_t bytes) { sum += round_up(bytes, kLine); });
+  visit([&](const auto&, int64_t bytes) {
+    if (round_up(bytes, kLine) > std::numeric_limits<int64_t>::max() - sum) throw std::bad_alloc();
+    sum += round_up(bytes, kLine);
+  });
   return sum;
 }
 
@@ -213,6 +218,8 @@ Linear* Weights::matrix(Tensor tensor, int64_t layer, int64_t expert) {
 
 void Weights::load(Team& team, Tensor tensor, int64_t layer, int64_t begin, int64_t rows, const void* data, DType dtype,
                    int64_t expert) {
+  if (dtype != DType::float32 && dtype != DType::float16 && dtype != DType::bfloat16)
+    throw std::invalid_argument("dtype: expected float32, float16 or bfloat16 numbers, found another format");
   if (Linear* m = matrix(tensor, layer, expert)) {
     check_rows(begin, rows, m->channels());
     return m->load(team, begin, rows, data, dtype);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include "ops/convert.h"
@@ -104,13 +105,15 @@ void QuantizedRows::fit(int64_t rows, int64_t row_bytes, int64_t groups, bool wi
   stride_ = static_cast<ptrdiff_t>(round_up(row_bytes, 128) + 64);  // odd in cache lines, as row_stride
   rows_ = static_cast<ptrdiff_t>(rows);
   groups_ = static_cast<ptrdiff_t>(groups);
-  if (rows * stride_ > codes_.size()) codes_ = AlignedArray<int8_t>(rows * stride_);
-  if (rows * groups > scales_.size()) {
-    scales_ = AlignedArray<float>(rows * groups);
-    sums_ = AlignedArray<int32_t>(rows * groups);
-  }
   winograd_ = winograd;
-  if (winograd && rows * groups > winograd_starts_.size()) winograd_starts_ = AlignedArray<int32_t>(rows * groups);
+  // Each by its own size: of two that an allocation failed between, one would be taken for the other's.
+  const auto grow = [](auto& array, int64_t size) {
+    if (size > array.size()) array = std::decay_t<decltype(array)>(size);
+  };
+  grow(codes_, rows * stride_);
+  grow(scales_, rows * groups);
+  grow(sums_, rows * groups);
+  if (winograd) grow(winograd_starts_, rows * groups);
 }
 
 void QuantizedRows::spread(Team& team, const QuantizedRows& others, const int32_t* slots, int64_t copies) {
