@@ -101,6 +101,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def require_folder(path: Path) -> None:
+    """That a checkpoint may be in it."""
+    if not os.path.isdir(path):  # unlike Path.is_dir, False for names that no file can have
+        kind = "neither" if os.path.exists(path) else "nothing"
+        raise ModelFormatError(f"{path}: expected a checkpoint folder or a GGUF file on this machine, found {kind}")
+
+
 def refuse_stand_in(path: Path, head: bytes) -> None:
     """Say plainly what downloads that went wrong leave behind."""
     if head.startswith(b"version https://git-lfs"):
@@ -127,9 +134,7 @@ class Checkpoint:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not os.path.isdir(self.folder):  # unlike Path.is_dir, False for names that no file can have
-            kind = "a file" if os.path.exists(self.folder) else "nothing"
-            raise ModelFormatError(f"{self.folder}: expected a checkpoint folder on this machine, found {kind}")
+        require_folder(self.folder)
         self.config = ModelConfig.from_dict(read_json(self._file("config.json")), str(self.folder / "config.json"))
         architecture = self.config.architecture
         # A head that is the embedding may be stored all the same. It is read along, to see that it is.
@@ -142,15 +147,16 @@ class Checkpoint:
     def _file(self, name: str) -> Path:
         path = self.folder / name
         if not os.path.isfile(path):
-            raise ModelFormatError(f"{path}: no such file; a checkpoint folder has one")
+            kind = "a link to nothing" if os.path.islink(path) else "no such file"
+            raise ModelFormatError(f"{path}: {kind}; a checkpoint folder has one")
         return path
 
     def _find_shards(self) -> tuple[dict[str, Path], dict[str, StoredTensor]]:
         """Tensor name -> file, from the index or from the one unsharded file; and what the tensors are."""
         index_path = self.folder / "model.safetensors.index.json"
-        if not index_path.is_file():
+        if not os.path.lexists(index_path):
             single = self.folder / "model.safetensors"
-            if not single.is_file():
+            if not os.path.lexists(single):
                 raise ModelFormatError(f"{self.folder}: expected model.safetensors or model.safetensors.index.json, found neither")
             with open_shard(single) as f:
                 shards = dict.fromkeys(f.keys(), single)

@@ -233,6 +233,7 @@ class _Keys:
             raise UnsupportedModelError(f"{self.path}: general.architecture: unknown architecture {shown(self.architecture)}; this version "
                                         f"runs {', '.join(DIALECTS)}")
         fixed = {"diffusion.shift_logits": dialect.shifted, self.own("attention.causal"): False, self.own("rope.scaling.type"): "none",
+                 self.own("rope.scaling.factor"): 1.0, self.own("rope.scale_linear"): 1.0,
                  self.own("expert_shared_count"): 0, self.own("expert_weights_norm"): False, self.own("expert_gating_func"): SOFTMAX,
                  self.own("model_type"): dialect.model_type}
         for key, expected in fixed.items():

@@ -116,8 +116,8 @@ class GGUFFile:
                 head = f.read(256)
             refuse_stand_in(path, head)
             if head[:4] != MAGIC:
-                raise ModelFormatError(f"{path}: expected a checkpoint folder or a GGUF file, which begins with {MAGIC!r}, found a file "
-                                       f"that begins with {head[:4]!r}")
+                found = f"a file that begins with {head[:4]!r}" if head else "an empty file"
+                raise ModelFormatError(f"{path}: expected a checkpoint folder or a GGUF file, which begins with {MAGIC!r}, found {found}")
             cursor = _Cursor(path, self.size)
         except OSError as e:
             raise ModelFormatError(f"{path}: cannot be read: {e.strerror}") from e

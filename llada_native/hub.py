@@ -95,8 +95,8 @@ class _Repository:
             with self._named_errors():
                 folder = Path(self._download(local_files_only=reason is not None))
         except self.errors.LocalEntryNotFoundError as e:
-            raise HubError(f"{self.name}: expected the hub's answer, or all files of revision {self.revision!r} in the cache, found "
-                           f"neither: {reason or _first_line(e)}") from e
+            raise HubError(f"{self.name}: no such path on this machine; expected the hub's answer, or all files of revision "
+                           f"{self.revision!r} of a repository of this name in the cache, found neither: {reason or _first_line(e)}") from e
         except (self.errors.HTTPError, OSError) as e:
             raise HubError(f"{self.name}: the download stopped ({type(e).__name__}: {_first_line(e)}); the next one goes on from "
                            "there") from e

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import _native, checks, packed
 from .backend import Backend, IntegerRows, TensorSource, TensorSpec
 from .byte_level import PATTERNS
-from .checkpoint import Checkpoint, read_json, tensor_name
+from .checkpoint import Checkpoint, read_json, require_folder, tensor_name
 from .config import ModelConfig
 from .converted import Converted
 from .errors import ModelFormatError, ModelMemoryError
@@ -196,6 +196,7 @@ class ConfigOnly:
     """A folder's configuration without its weights, for the placeholder."""
 
     def __init__(self, folder: Path) -> None:
+        require_folder(folder)
         path = folder / "config.json"
         self.config = ModelConfig.from_dict(read_json(path), str(path))
         self.name = str(folder)

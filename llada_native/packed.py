@@ -5,10 +5,13 @@ exactly the size that those ask for. Its numbers are weights, and cannot do more
 """
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +25,8 @@ logger = logging.getLogger("llada_native")
 
 MAGIC = b"LLADAPK1"
 LARGEST_TAG = 1 << 20
+LONGEST_NAME = 80  # characters of a checkpoint's name in that of its file
+ABANDONED = 24 * 3600  # seconds after which an unfinished file is what a killed process left
 PACKED_FORMAT = 2  # of the layout in memory; to be raised when a kernel's layout changes
 
 
@@ -42,13 +47,13 @@ def read_tag(path: Path) -> str:
 
 def file_of(source: TensorSource, folder: Path, dtype: str, group_size: int, isa: str) -> Path:
     """One file for each checkpoint, format and kernels; a stale one is replaced."""
-    place = hashlib.sha256(source.name.encode()).hexdigest()[:8]
-    return folder / f"{Path(source.name).name}-{place}-{isa}-{dtype}-{group_size}.llada"
+    place = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:8]
+    return folder / f"{Path(source.name).name[:LONGEST_NAME]}-{place}-{isa}-{dtype}-{group_size}.llada"
 
 
 def load(path: Path, tag: str, build: Callable[..., _native.NativeModel]) -> _native.NativeModel | None:
     """The model of a packed file; None when there is none that fits."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         return build(packed_file=str(path), tag=tag)
@@ -62,6 +67,7 @@ def save(path: Path, tag: str, model: _native.NativeModel) -> bool:
     unfinished = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent, path.stem)
     except OSError as e:
         logger.warning("packed weights are not kept: %s", e)
         return False
@@ -72,5 +78,14 @@ def save(path: Path, tag: str, model: _native.NativeModel) -> bool:
         logger.warning("packed weights are not kept: %s", e)
         return False
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     return True
+
+
+def remove_abandoned(folder: Path, stem: str) -> None:
+    """What processes that were killed while they wrote have left of a file: as large as the weights."""
+    for path in folder.glob(f"{glob.escape(stem)}.*.unfinished"):
+        with contextlib.suppress(FileNotFoundError):  # another process may do the same
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()

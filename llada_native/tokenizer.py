@@ -121,8 +121,8 @@ class Tokenizer:
         first, *rest = text.split(start)
         ids = self.encode(first)
         for part in rest:
-            number, _, after = part.partition(end)
-            if not number.isdecimal() or int(number) >= len(self._shielded):
+            number, whole, after = part.partition(end)
+            if not whole or not number.isdecimal() or int(number) >= len(self._shielded):
                 raise ValueError(f"{self.folder}: the chat template failed: it cuts a message apart where a special token's text stands")
             ids += self._plain.encode(self._shielded[int(number)], add_special_tokens=False).ids
             ids += self.encode(after)

@@ -59,6 +59,8 @@ WRONG_KEYS = [
     ("expert_shared_count", (U32, 1), UnsupportedModelError, "llada.expert_shared_count = 1 is not supported"),
     ("expert_gating_func", (U32, 2), UnsupportedModelError, "llada.expert_gating_func = 2 is not supported"),
     ("rope.scaling.type", (TEXT, "yarn"), UnsupportedModelError, "llada.rope.scaling.type = 'yarn' is not supported"),
+    ("rope.scaling.factor", (F32, 4.0), UnsupportedModelError, "llada.rope.scaling.factor = 4.0 is not supported: expected 1.0"),
+    ("rope.scale_linear", (F32, 4.0), UnsupportedModelError, "llada.rope.scale_linear = 4.0 is not supported: expected 1.0"),
     ("mask_token_id", (U32, 64), ModelFormatError, "llada.mask_token_id: expected a whole number from 0 to 63, found 64"),
 ]
 

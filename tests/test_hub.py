@@ -183,7 +183,8 @@ def test_offline(server, two_commits, offline):
     assert LLaDAForCausalLM("organization/two", revision="v1").revision == COMMITS[0]
     assert LLaDAForCausalLM("organization/two", revision=COMMITS[0]).revision == COMMITS[0]
     for name, revision in (("organization/two", "main"), (REPOSITORY, "main")):
-        message = (f"{name}: expected the hub's answer, or all files of revision '{revision}' in the cache, found neither: "
+        message = (f"{name}: no such path on this machine; expected the hub's answer, or all files of revision '{revision}' of a "
+                   "repository of this name in the cache, found neither: "
                    "HF_HUB_OFFLINE forbids to ask the hub")
         with pytest.raises(HubError, match=re.escape(message)):
             LLaDAForCausalLM(name, revision=revision)
@@ -206,8 +207,8 @@ def test_a_hub_out_of_reach(server, how, monkeypatch):
                       ) as caught:
         model = LLaDAForCausalLM(REPOSITORY)
     assert model.generate(PROMPT).text == [ANSWER] and caught[0].filename == __file__
-    with pytest.raises(HubError, match=r"organization/other: expected the hub's answer, or all files of revision 'main' in the cache, "
-                       r"found neither: the hub is out of reach \(\w+: "):
+    with pytest.raises(HubError, match=r"organization/other: no such path on this machine; expected the hub's answer, or all files of "
+                       r"revision 'main' of a repository of this name in the cache, found neither: the hub is out of reach \(\w+: "):
         LLaDAForCausalLM("organization/other")
 
 
@@ -288,7 +289,7 @@ def test_a_path_comes_first(server):
         assert model.revision is None and model.config.d_model == 32
     with pytest.raises(ValueError, match="revision: is for repositories of the Hugging Face hub, and organization/model is a path"):
         LLaDAForCausalLM(REPOSITORY, revision="main")
-    with pytest.raises(ModelFormatError, match="other/model: expected a checkpoint folder on this machine, found nothing"):
+    with pytest.raises(ModelFormatError, match="other/model: expected a checkpoint folder or a GGUF file on this machine, found nothing"):
         LLaDAForCausalLM(Path("other/model"))
     with pytest.raises(ValueError, match="revision: is for repositories"):
         LLaDAForCausalLM(revision="main")

@@ -348,7 +348,7 @@ def test_every_tensor_is_counted():
 
 MINI = {"hidden_size": 2048, "num_hidden_layers": 20, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128,
         "intermediate_size": 5120, "moe_intermediate_size": 512, "num_experts": 256, "num_experts_per_tok": 8, "n_group": 8,
-        "topk_group": 4, "vocab_size": 157184, "max_position_embeddings": 32768, "mask_token_id": None, "eos_token_id": 156892,
+        "topk_group": 4, "vocab_size": 157184, "max_position_embeddings": 32768, "mask_token_id": None, "eos_token_id": None,
         "pad_token_id": 156892}
 
 
@@ -357,6 +357,7 @@ def test_mini_has_the_published_size():
     assert round(config.n_parameters() / 1e9, 2) == 16.26
     assert (config.head_dim, config.rotary_dim, config.shared_expert_hidden_size, config.dense_layers) == (128, 64, 512, (0,))
     assert (config.mask_token_id, config.attention_block, config.routing, config.expert_scale) == (156895, 32, "sigmoid", 2.5)
+    assert config.eos_token_id == 156892
 
 
 def test_flash_has_the_published_size():

@@ -1,6 +1,8 @@
 """Folders of LLaDA2: shards, settings said in other ways, and what is malformed."""
 from __future__ import annotations
 
+import json
+
 import folders
 import llada2
 import numpy as np
@@ -112,6 +114,13 @@ def test_other_ways_to_say_the_same(tmp_path, changes):
     folder, tensors = llada2.written(tmp_path, c)
     ids, logits = llada2.wanted(tensors, c, 33)
     assert_close(LLaDAForCausalLM(folder).forward(ids), logits)
+
+
+def test_the_end_of_a_turn(tmp_path):
+    folder, _ = llada2.written(tmp_path, llada2.config())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"56": {"content": "<|role_end|>"}}}))
+    out = LLaDAForCausalLM(folder).generate([1, 2], gen_length=32, constraints={1: 56})
+    assert out.finish_reason == ["stop"] and out.answer_lengths[0] <= 1
 
 
 @pytest.mark.parametrize("absent", [("rope_theta", "partial_rotary_factor"), ("rope_theta",)])

@@ -278,6 +278,13 @@ def test_memory(dtype, bits):
     assert abs(model.memory()["weights"] / (matrices * bits / 8 + tables + 4 * routers) - 1) < 0.01
 
 
+@pytest.mark.parametrize("name", ["LLaDAMoEModelLM", "LLaDAMoEModel"])
+def test_special_tokens_that_nothing_states(name):
+    """The class has another name in the configuration of LLaDA-MoE-7B-A1B-Base."""
+    config = ModelConfig.from_dict(moe.config(architectures=[name], vocab_size=157184, mask_token_id=None, eos_token_id=None))
+    assert (config.architecture, config.mask_token_id, config.eos_token_id) == ("LLaDAMoEModelLM", 156895, 156892)
+
+
 def test_a_dense_configuration_has_no_experts():
     config = ModelConfig.from_dict(folders.config())
     assert (config.qk_norm, config.n_experts, config.experts_per_token, config.expert_hidden_size, config.dense_layers) == (
@@ -310,6 +317,10 @@ def test_a_dense_configuration_has_no_experts():
     ({"norm_topk_prob": True}, UnsupportedModelError, "norm_topk_prob = True is not supported"),
     ({"clip_qkv": 8.0}, UnsupportedModelError, "clip_qkv = 8.0 is not supported"),
     ({"rope_scaling": {"type": "linear", "factor": 2}}, UnsupportedModelError, "rope_scaling = .* is not supported"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, UnsupportedModelError, "rope_parameters.rope_type = 'yarn' is not"),
+    ({"rope_parameters": {"rope_theta": 1e3}}, ModelFormatError, r"rope_parameters.rope_theta: expected rope_theta \(.*\), found 1000"),
+    ({"rope_parameters": {"partial_rotary_factor": 0.5}}, ModelFormatError,
+     r"rope_parameters.partial_rotary_factor: expected partial_rotary_factor \(1\), found 0.5"),
     ({"use_sliding_window": True}, UnsupportedModelError, "use_sliding_window = True is not supported"),
     ({"head_dim": 16}, ModelFormatError, r"head_dim: expected hidden_size / num_attention_heads \(8\), found 16"),
 ])

@@ -130,6 +130,26 @@ def test_nothing_is_left_of_a_write_that_failed(folder, monkeypatch):
     assert not list((folder.parent / "cache").iterdir())
 
 
+def test_what_killed_processes_left_is_removed(folder):
+    load(folder)
+    kept = packed(folder)[0]
+    old, new, other = (kept.with_name(f"{stem}.{i}.unfinished") for i, stem in enumerate((kept.stem, kept.stem, "another")))
+    for path in (old, new, other):
+        path.write_bytes(b"")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    kept.unlink()
+    load(folder)
+    assert kept.is_file() and not old.exists() and new.exists() and other.exists()
+
+
+@pytest.mark.parametrize("name", ["n" * 240, os.fsdecode(b"bad\xff")], ids=["long", "not UTF-8"])
+def test_names_of_folders_that_files_cannot_have(folder, name):
+    other = folder.rename(folder.with_name(name))
+    load(other)
+    assert len(packed(other)) == 1
+
+
 PACK = """
 import sys
 import numpy as np
