@@ -126,9 +126,12 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   for (int g = 0; g < t.groups; ++g) {
     for (int i = 0; ahead.scales && i < kPanel; i += kLine / 2) prefetch(reinterpret_cast<const char*>(ahead.scales + g * kPanel + i));
     typename Dot::Sum sums[Rows][kVectors];
-    for (int r = 0; r < Rows; ++r)
-      for (int j = 0; j < kVectors; ++j)
-        sums[r][j] = TileGroup::kStartsLast ? splat(0) : TileGroup::start(x_sums[r], t, g * kPanel + j * Vec::kLanes);
+    for (int r = 0; r < Rows; ++r) {
+      for (int j = 0; j < kVectors; ++j) {
+        if constexpr (TileGroup::kStartsLast) sums[r][j] = splat(0);
+        else sums[r][j] = TileGroup::start(x_sums[r], t, g * kPanel + j * Vec::kLanes);
+      }
+    }
     fetch.begin_group(g);
     if constexpr (Kind == Weights::first) {
       const ptrdiff_t at = static_cast<ptrdiff_t>(g) * kPanel;
