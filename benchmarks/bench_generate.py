@@ -1,6 +1,7 @@
 """Whole answers of the demo model: prompts in, text out."""
 from functools import cache
 from statistics import median
+from time import perf_counter
 
 from llada_native import LLaDAForCausalLM
 
@@ -8,6 +9,7 @@ from .common import LongCall, durations
 
 GEN_LENGTH = 64
 BLOCK_LENGTH = 32
+TURNS = 7
 # Of one length, so that a batch is that many times the work of one prompt.
 PROMPTS = [f"Sort these numbers: {n}1, 7, {n}2, 12." for n in range(2, 10)]
 
@@ -17,8 +19,8 @@ MIXED = ["What is 17 plus 25?", "Sort these numbers: 31, 7, 52, 12.", "What is 6
 
 
 @cache
-def demo():
-    return LLaDAForCausalLM.from_pretrained()
+def demo(dtype="auto"):
+    return LLaDAForCausalLM.from_pretrained(dtype=dtype)
 
 
 class Generate(LongCall):
@@ -108,3 +110,25 @@ class Presets(Generate):
 
     track_error.version = "1"
     track_error.unit = "answers"
+
+
+class Together(LongCall):
+    """Prompts of all lengths in one call and one by one, in turns."""
+
+    params = (("reference", "balanced", "fast"), ("float32", "int8"))
+    param_names = ("preset", "dtype")
+
+    def track_gain(self, preset, dtype):
+        """Of throughput: how many times as long the prompts take one by one."""
+        def seconds(calls):
+            start = perf_counter()
+            for prompts in calls:
+                demo(dtype).generate(prompts, gen_length=GEN_LENGTH, block_length=BLOCK_LENGTH, preset=preset, early_stop=True)
+            return perf_counter() - start
+
+        turns = [[seconds(calls) for calls in ([[prompt] for prompt in MIXED], [MIXED])] for _ in range(TURNS + 1)][1:]
+        apart, together = map(median, zip(*turns, strict=True))
+        return apart / together
+
+    track_gain.version = "1"
+    track_gain.unit = "ratio"
