@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+import numpy as np
+
 from .canvas import Canvas
 from .carry import Carry
 from .course import Course
 from .denoiser import Denoiser, Pass, Prediction
 from .result import Decode, IntArray, Step
-from .trace import Draft, Forward, Took, Trace
+from .trace import Draft, Forward, Growth, Took, Trace
 
 logger = logging.getLogger("llada_native")
 
@@ -95,7 +97,7 @@ class Denoising:
         courses = [self.courses[i] for i in active]
         index, block = max(c.index for c in courses), max(c.block for c in courses)
         commits = [course.propose(found) for course, found in zip(courses, predictions, strict=True)]
-        drafts = self._drafts(dict(zip(active, predictions, strict=True))) if self.drafts else None
+        drafts = self._drafts(dict(zip(active, predictions, strict=True))) if self.drafts else []
         forward = Forward()
         for (i, part), course, commit in zip(active.items(), courses, commits, strict=True):
             length, begin, end = len(course.canvas.ids), course.begin, course.end
@@ -104,6 +106,9 @@ class Denoising:
             halves = 2 if course.canvas.rule.guided else 1
             forward.passes.append(Took(i, halves * (computed + len(part.twins)), len(part.open), part.rows is None, begin, end))
             forward.events += [(i, event) for event in course.events]
+            for event in course.events:
+                if drafts and isinstance(event, Growth):
+                    drafts[i] = np.insert(drafts[i], event.position, np.full(event.added, course.canvas.mask_id, np.int32))
             if course.method.editor.edits:
                 forward.unsettled[i] = course.unsettled
         if self.drafts:
@@ -112,14 +117,16 @@ class Denoising:
         self.trace.forwards.append(forward)
         blocks = [course.method.canvas.count(course.canvas) for course in self.courses]
         n_steps = max(n * c.options.steps_per_block for n, c in zip(blocks, self.canvases, strict=True))
-        return Step(index, n_steps, block, max(blocks), forward.seconds, len(self.trace) - 1, self.trace, drafts, self.settled,
+        answers = [d[c.prompt_length:] for d, c in zip(drafts, self.canvases, strict=True)] if self.drafts else None
+        return Step(index, n_steps, block, max(blocks), forward.seconds, len(self.trace) - 1, self.trace, answers, self.settled,
                     self.decode)
 
     def _drafts(self, found: dict[int, Prediction]) -> list[IntArray]:
+        """The canvases before a pass, with what it predicts."""
         drafts = [c.ids.copy() for c in self.canvases]
         for i, prediction in found.items():
             drafts[i][prediction.positions] = prediction.tokens
-        return [d[c.prompt_length:] for d, c in zip(drafts, self.canvases, strict=True)]
+        return drafts
 
 
 def together(denoiser: Denoiser, runs: Sequence[Denoising]) -> list[Step | None]:

@@ -50,8 +50,8 @@ class Step:
 
     @property
     def positions(self) -> list[IntArray]:
-        """Where tokens were written, counted from the start of the prompt, int32: those revealed, surest first, then those that an editor
-        replaced, then those that it took back. What `early_stop` fills is not among them."""
+        """Where tokens were written, counted from the start of the prompt to where they stand in `canvas`, int32: those revealed, surest
+        first, then those that an editor replaced, then those that it took back. What `early_stop` fills is not among them."""
         return [self._written(r)[0].astype(np.int32) for r in range(len(self.trace.canvases))]
 
     @property
@@ -97,7 +97,13 @@ class Step:
         return None if self.drafts is None else [self._decode(draft) for draft in self.drafts]
 
     def _written(self, request: int) -> tuple[NDArray[np.intp], IntArray, NDArray[np.float64]]:
-        return self.trace.written(request, self.forward)
+        from .trace import Growth
+
+        positions, tokens, confidence = self.trace.written(request, self.forward)
+        for of, event in self.trace.forwards[self.forward].events:
+            if of == request and isinstance(event, Growth):  # which comes after the writes of its pass
+                positions = positions + event.added * (positions >= event.position)
+        return positions, tokens, confidence
 
     def _texts(self, forward: int) -> list[str]:
         return [self._settled(self.trace.settled(r, forward)) if forward >= 0 else "" for r in range(len(self.trace.canvases))]

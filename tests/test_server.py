@@ -188,6 +188,12 @@ def test_drafts(client, demo):
     assert states.count(2) == demo.generate(PROMPT, gen_length=32, block_length=32).answer_lengths[0] and set(states) == {2, 3}
 
 
+def test_drafts_of_an_answer_that_grows(client):
+    said = events(asked(client, stream=True, drafts=True, max_tokens=None, canvas="grow:start=8,step=8,most=64,check=8,enough=1"))
+    sizes = [len(c["draft"]["cells"]) for e in said for c in e["choices"] if "draft" in c]
+    assert sizes == sorted(sizes) and sizes[-1] == 64 and said[-1]["choices"][0]["finish_reason"] == "stop"
+
+
 def test_a_server_may_have_defaults(demo):
     with client_of(LLaDAForCausalLM.from_pretrained(), defaults={"preset": "fast", "gen_length": 32}) as client:
         assert asked(client).json()["llada"]["rows_computed"] == demo.generate(PROMPT, preset="fast", gen_length=32).rows_computed

@@ -20,6 +20,8 @@ METHODS = [
     {"selector": "threshold", "canvas": "look_ahead"}, {"selector": "threshold", "canvas": "suffix_window:length=8"},
 ]
 
+GROWS_IN_THE_MIDDLE = "grow:start=8,step=3,most=20,check=4,enough=0,sure=1,doubt=1"
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
@@ -178,6 +180,18 @@ def test_drafts(demo):
     assert next(demo.stream(PROMPTS, gen_length=8)).drafts is None
     with pytest.raises(TypeError, match="drafts: expected True or False"):
         demo.stream(PROMPTS, drafts="yes")
+
+
+@pytest.mark.parametrize("canvas", ["grow:start=4,step=3,most=20,check=4,enough=1", GROWS_IN_THE_MIDDLE], ids=["end", "middle"])
+def test_steps_of_an_answer_that_grows(tiny, canvas):
+    """Drafts and positions are those of the canvas that the step has made longer."""
+    steps = list(tiny.stream([1, 2, 3], canvas=canvas, drafts=True))
+    for step in steps:
+        [draft], [answer], [positions], [tokens] = step.drafts, step.canvas, step.positions, step.tokens
+        known = answer != tiny.config.mask_token_id
+        assert len(draft) == len(answer) and np.array_equal(draft[known], answer[known])
+        assert np.array_equal(answer[positions - 3], tokens)
+    assert len(step.trace.growths) > 2 and len(answer) == 20
 
 
 def test_closing_a_stream_stops_the_work_and_frees_the_caches(tiny, monkeypatch):
