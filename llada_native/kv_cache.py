@@ -47,6 +47,10 @@ class KVCache:
             raise ValueError("kv_cache: was dropped")
         return self._conditional
 
+    def _require_idle(self) -> None:
+        if self.busy:
+            raise ValueError("kv_cache: is in a round on another thread")
+
     @property
     def tokens(self) -> IntArray:
         """What the keys and values were computed from, int32 [length]."""
@@ -96,13 +100,15 @@ class KVCache:
         TypeError, ValueError
             Not a length up to the present one, or a round on another thread is using the cache.
         """
+        self._require_idle()
         length = checks.whole_number("length", length, 0, self.length)
         self._open().truncate(length)
         if self._unconditional is not None:
             self._unconditional.truncate(length)
 
     def drop(self, model: object = None) -> None:
-        """Free the memory now. `model` is accepted and not needed."""
+        """Free the memory now. `model` is accepted and not needed. Raises ValueError while a round on another thread is using it."""
+        self._require_idle()
         self._conditional.cache.close()
         if self._unconditional is not None:
             self._unconditional.cache.close()

@@ -163,8 +163,7 @@ class InferTask:
         """
         if self.finished:
             raise ValueError(f"task {self.id!r} is finished ({self.finish_reason})")
-        if self.busy:
-            raise ValueError(f"task {self.id!r} is in a round on another thread")
+        self._require_idle()
         if out_token is None:
             self._finish("cancelled")
             return
@@ -179,6 +178,10 @@ class InferTask:
             self._finish("stop" if np.isin(course.canvas.answer, self.end_tokens or []).any() else "length")
         else:
             self._block = course.block, course.end
+
+    def _require_idle(self) -> None:
+        if self.busy:
+            raise ValueError(f"task {self.id!r} is in a round on another thread")
 
     def _clear_pending(self) -> None:
         self.pending_position = self.pending_token = self.pending_confidence = None
@@ -217,8 +220,10 @@ class InferTask:
         Raises
         ------
         TypeError, ValueError
-            The cache was dropped, belongs to another model, or does not hold the task's first `pos` tokens.
+            The cache was dropped, belongs to another model, or does not hold the task's first `pos` tokens; or a round on another thread
+            has the task.
         """
+        self._require_idle()
         if not isinstance(kv_cache, KVCache):
             raise TypeError(f"kv_cache: expected a KVCache, found {kv_cache!r}")
         if self._keeps:
@@ -234,7 +239,8 @@ class InferTask:
             raise ValueError(f"pos: expected at most {matched}, the leading tokens of task {self.id!r} that the cache holds, found {pos}")
 
     def release_kvcache(self) -> KVCache | None:
-        """Unbind the cache, and give it back."""
+        """Unbind the cache, and give it back. Raises ValueError while a round on another thread has the task."""
+        self._require_idle()
         cache, self._kv_cache, self._pos = self._kv_cache, None, 0
         return cache
 
@@ -324,18 +330,20 @@ class Round:
 
     def __init__(self, model: LLaDAForCausalLM, tasks: Sequence[InferTask]) -> None:
         self.model, self.tasks = model, _task_list(tasks)
-        self.caches = [cache for task in self.tasks if (cache := task.kvcache()) is not None]
+        self.caches: list[KVCache | None] = []  # of the tasks, as the round found them
 
     def run(self, denoiser: Denoiser) -> list[int]:
         with self._turnstile:
+            self.caches = [task.kvcache() for task in self.tasks]
             self._check_company()
             self._set_busy(True)
         try:
             joined = [task._joined(self.model) for task in self.tasks]
             courses = [task._course or Course(Canvas(task.tokens, options, task._stream), self.model._backend, ends)
                        for task, (options, ends) in zip(self.tasks, joined, strict=True)]
-            for task, course in zip(self.tasks, courses, strict=True):
-                self._check_cache(task, course.canvas)
+            for task, cache, course in zip(self.tasks, self.caches, courses, strict=True):
+                if cache is not None:
+                    self._check_cache(task, cache, course.canvas)
             for task, course, (_, ends) in zip(self.tasks, courses, joined, strict=True):
                 if task._course is None:
                     task._join(self.model, course, ends)
@@ -345,10 +353,10 @@ class Round:
 
     def _check_company(self) -> None:
         seen: dict[int, int] = {}
-        for i, task in enumerate(self.tasks):
+        for i, (task, cache) in enumerate(zip(self.tasks, self.caches, strict=True)):
             if task.finished:
                 raise ValueError(f"tasks[{i}]: task {task.id!r} is finished ({task.finish_reason})")
-            for name, thing in (("task", task), ("KV cache", task.kvcache())):
+            for name, thing in (("task", task), ("KV cache", cache)):
                 if thing is None:
                     continue
                 if id(thing) in seen:
@@ -362,12 +370,11 @@ class Round:
         for task in self.tasks:
             task.busy = busy
         for cache in self.caches:
-            cache.busy = busy
+            if cache is not None:
+                cache.busy = busy
 
-    def _check_cache(self, task: InferTask, canvas: Canvas) -> None:
-        cache, pos = task.kvcache(), task.pos
-        if cache is None:
-            return
+    def _check_cache(self, task: InferTask, cache: KVCache, canvas: Canvas) -> None:
+        pos = task.pos
         if cache._backend is not self.model._backend:
             raise ValueError(f"task {task.id!r}: kv_cache: belongs to another model")
         task._check_match(cache.num_matched(canvas.ids), pos)
@@ -378,31 +385,29 @@ class Round:
             raise ValueError(f"pos: expected no mask before position {pos} of task {task.id!r}, found one at {early[0]}")
 
     def _denoise(self, denoiser: Denoiser, courses: list[Course]) -> list[int]:
-        for task, course in zip(self.tasks, courses, strict=True):
-            cache, canvas = task.kvcache(), course.canvas
-            parts = [] if cache is None else cache.parts(canvas.rule.guided)
+        held = [[] if cache is None else cache.parts(course.canvas.rule.guided) for cache, course in zip(self.caches, courses, strict=True)]
+        for task, course, parts in zip(self.tasks, courses, held, strict=True):
             for part in parts:
-                part.truncate(len(canvas.ids))  # what a longer request left behind would be seen
+                part.truncate(len(course.canvas.ids))  # what a longer request left behind would be seen
             course.bind(task.pos, [part.cache for part in parts])
         states = [task._stream.state for task in self.tasks]
         try:
             commits = _proposals(denoiser, courses)
         except BaseException:
             # The keys may be stored and numbers drawn. A repeated round draws the same ones.
-            for task, course, state in zip(self.tasks, courses, states, strict=True):
+            for task, course, parts, state in zip(self.tasks, courses, held, states, strict=True):
                 task._stream.state = state
                 course.forget()
-                if (cache := task.kvcache()) is not None and not cache.closed:
-                    for part in cache.parts(course.canvas.rule.guided):
+                for part in parts:
+                    if not part.cache.closed:
                         part.truncate(task.pos)
             raise
-        for task, course, commit in zip(self.tasks, courses, commits, strict=True):
+        for task, course, parts, commit in zip(self.tasks, courses, held, commits, strict=True):
             canvas = course.canvas
             task.pending_position, task.pending_token = int(commit.positions[0]), int(commit.tokens[0])
             task.pending_confidence = float(commit.confidence[0])
-            if (cache := task.kvcache()) is not None:
-                for part, ids in zip(cache.parts(canvas.rule.guided), (canvas.ids, canvas.unconditional()), strict=False):
-                    part.remember(ids)
+            for part, ids in zip(parts, (canvas.ids, canvas.unconditional()), strict=False):
+                part.remember(ids)
         return [int(commit.tokens[0]) for commit in commits]
 
 

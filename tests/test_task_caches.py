@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import itertools
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import folders
 import numpy as np
 import oracle
 import pytest
+from backends import Gate
 from interrupts import interrupted, large_model
 from rounds import generated, new_task, prompt_of, rounds, state, take_round
 
@@ -155,6 +157,28 @@ def test_binding_and_releasing(model, other):
     stranger = InferTask("z", [*task.tokens[:5], (task.tokens[5] + 1) % 50, 1, 2, 3], 4)
     with pytest.raises(ValueError, match=r"^pos: expected at most 5"):
         stranger.bind_kvcache(cache, 6)
+
+
+def test_a_task_in_a_round_keeps_its_cache(model, monkeypatch):
+    """Another one would be said to hold the keys of the round."""
+    gate = Gate(model._backend)
+    monkeypatch.setattr(model, "_backend", gate)
+    task, cache, another = InferTask("x", prompt_of(1, 9), 4), model.create_kv_cache(), model.create_kv_cache()
+    task.bind_kvcache(cache)
+    gate.open = False
+    with ThreadPoolExecutor(1) as pool:
+        took = pool.submit(model.batch_infer_one_round, [task])
+        gate.arrive()
+        try:
+            for change in (lambda: task.bind_kvcache(another), task.release_kvcache, cache.drop, lambda: cache.truncate(0)):
+                with pytest.raises(ValueError, match="is in a round on another thread"):
+                    change()
+        finally:
+            gate.unlock()
+        assert took.result() == [task.pending_token]
+    assert task.kvcache() is cache and cache.num_matched(task.sequence) == 13 and another.length == 0
+    assert task.release_kvcache() is cache
+    cache.drop()
 
 
 @pytest.mark.parametrize("engine", [*ISAS, "reference"])
