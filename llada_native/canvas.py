@@ -43,11 +43,13 @@ class Canvas:
     stream : numpy.random.BitGenerator
     answer : int32 [gen_length], optional
         With masks and fixed tokens; default all masks.
+    name : str
+        What messages call it.
     """
 
     def __init__(self, prompt: IntArray, options: GenerationOptions, stream: np.random.BitGenerator,
-                 answer: IntArray | None = None) -> None:
-        self.prompt_length, self.options, self.mask_id = len(prompt), options, options.mask_id
+                 answer: IntArray | None = None, name: str = "prompt 0") -> None:
+        self.prompt_length, self.options, self.mask_id, self.name = len(prompt), options, options.mask_id, name
         if answer is None:
             answer = np.full(options.gen_length, options.mask_id, np.int32)
         self.ids = np.concatenate([prompt, answer]).astype(np.int32)

@@ -217,17 +217,15 @@ class Denoiser:
         for canvas in canvases:
             if canvas.rule.penalised:
                 canvas.rule.seen = canvas.greedy.seen = canvas.seen()
-        # Rules of the open rows, then those of the rows that are only looked at.
-        rules = [c.rule for c in canvases] + [c.greedy for c in canvases]
         asked = [_Asked(i, len(canvases), c, p) for i, (c, p) in enumerate(pairs)]
         owners = np.concatenate([a.owners for a in asked])
         targets = np.concatenate([a.targets() for a in asked]) if any(len(p.verified) for p in passes) else None
         wants = passes[0].wants.union(*(p.wants for p in passes[1:]))
-        drawn = self._draw(self.hidden(requests), rules, owners, wants, targets)
+        drawn = self._draw(self.hidden(requests), canvases, owners, wants, targets)
 
         clock = time.perf_counter()
         if any(c.rule.random for c in canvases):
-            self.sampler.draw_confidence(rules, owners, drawn.confidence)
+            self.sampler.draw_confidence(_rules(canvases), owners, drawn.confidence)
         found, end = [], 0
         for a in asked:
             begin, end = end, end + len(a.owners)
@@ -277,36 +275,37 @@ class Denoiser:
         for begin, end, tile in self._tiles(hidden, VOCABULARY_TILE):
             out[:, begin:end] = tile
 
-    def _draw(self, hidden: NDArray[Any], rules: list[_sampler.Rule], owners: IntArray, wants: frozenset[str],
+    def _draw(self, hidden: NDArray[Any], canvases: Sequence[Canvas], owners: IntArray, wants: frozenset[str],
               targets: IntArray | None) -> _Columns:
         """Token, confidence and wanted statistics of every row; hidden states of guided rows follow those of all rows."""
+        rules = _rules(canvases)
         whole = [rule.filtered for rule in rules]
         if not any(whole):
-            return self._draw_group(hidden, rules, owners, VOCABULARY_TILE, wants, targets)
+            return self._draw_group(hidden, canvases, owners, VOCABULARY_TILE, wants, targets)
         groups = list(self._groups(np.array(whole)[owners]))
         if len(groups) == 1:
-            return self._draw_group(hidden, rules, owners, groups[0][1], wants, targets)
+            return self._draw_group(hidden, canvases, owners, groups[0][1], wants, targets)
         found = _Columns.of(len(owners), wants, self.backend.config.vocabulary)
         guided = np.array([rule.guided for rule in rules])[owners]
         partner = len(owners) + np.cumsum(guided) - 1
         for index, width in groups:
-            part = self._draw_group(hidden[np.concatenate([index, partner[index][guided[index]]])], rules, owners[index], width, wants,
+            part = self._draw_group(hidden[np.concatenate([index, partner[index][guided[index]]])], canvases, owners[index], width, wants,
                                     None if targets is None else targets[index])
             for column, values in zip(found.columns(), part.columns(), strict=True):
                 column[index] = values
         return found
 
-    def _draw_group(self, hidden: NDArray[Any], rules: list[_sampler.Rule], owners: IntArray, width: int, wants: frozenset[str],
+    def _draw_group(self, hidden: NDArray[Any], canvases: Sequence[Canvas], owners: IntArray, width: int, wants: frozenset[str],
                     targets: IntArray | None) -> _Columns:
         """Those of rows that go through the sampler together, in tiles of one width."""
         found = _Columns.of(len(owners), wants, self.backend.config.vocabulary)
         if not len(owners):  # a pass that fills caches alone
             return found
-        self._consume(hidden, rules, owners, width, targets, found.logits)
+        self._consume(hidden, _rules(canvases), owners, width, targets, found.logits)
         clock = time.perf_counter()
         bad = self.sampler.finish(found.tokens, found.confidence, found.probability, found.second, found.entropy)
         if bad >= 0:
-            raise NonFiniteLogitsError(f"{self._engine()}: prompt {owners[bad] % (len(rules) // 2)}: {DAMAGED}")
+            raise NonFiniteLogitsError(f"{self._engine()}: {canvases[owners[bad] % len(canvases)].name}: {DAMAGED}")
         self.seconds_sample += time.perf_counter() - clock
         return found
 
@@ -348,6 +347,11 @@ class Denoiser:
 
     def _named(self, what: str, shapes: str) -> _Named:
         return _Named(self, what, shapes)
+
+
+def _rules(canvases: Sequence[Canvas]) -> list[_sampler.Rule]:
+    """Those of the open rows, then those of the rows that are only looked at."""
+    return [c.rule for c in canvases] + [c.greedy for c in canvases]
 
 
 class _Columns(NamedTuple):

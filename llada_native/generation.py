@@ -130,7 +130,8 @@ class Generation:
         """A run of it, from the start."""
         backend = denoiser.backend
         streams = random_streams(self.seed, len(self.prompts))
-        canvases = [Canvas(*parts) for parts in zip(self.prompts, self.options, streams, self.answers, strict=True)]
+        canvases = [Canvas(*parts, f"prompt {i}")
+                    for i, parts in enumerate(zip(self.prompts, self.options, streams, self.answers, strict=True))]
         run = Denoising(denoiser, canvases, lambda answer: _notice(backend) + self._settled(answer),
                         lambda answer: _notice(backend) + self._text(answer), self.model.max_tokens, drafts,
                         self.carry if backend is self.model._backend else None)
@@ -162,11 +163,11 @@ class Generation:
         """What a run has made, at its end or where it was cancelled."""
         reasons, texts, lengths = [], [], []
         backend = run.denoiser.backend
-        for c in run.canvases:
+        for c, course in zip(run.canvases, run.courses, strict=True):
             whole = c.answer[:self.kept]
             ends = np.flatnonzero(np.isin(whole, self._ends))
             answer = whole[:ends[0]] if len(ends) else whole
-            reasons.append("cancelled" if cancelled and c.mask_id in whole else "stop" if len(ends) else "length")
+            reasons.append("cancelled" if cancelled and not course.finished else "stop" if len(ends) else "length")
             lengths.append(int(np.count_nonzero(answer != c.mask_id)))
             texts.append(_notice(backend) + self._text(c.answer))
         return GenerationResult(

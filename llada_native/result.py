@@ -121,7 +121,7 @@ class GenerationResult:
         Prompt and whole canvas, as the reference sampler returns them; with gen_length="auto", of the length that it grew to.
     prompt_lengths : list of int
     finish_reason : list of {"stop", "length", "cancelled"}
-        An end token was generated; the canvas is full without one; a callback ended the run.
+        An end token was generated; the request is done without one; a callback ended the run before it was done.
     commit_step : list of int32 [gen_length]
         The step that wrote each position, -1 where a mask remains or `early_stop` has filled one.
     confidence : list of float64 [gen_length]

@@ -206,6 +206,9 @@ class InferTask:
         ends = options.end_ids if self.end_tokens is None else self.end_tokens
         return options, list(checks.token_ids(name + "end_tokens", ends, vocabulary))
 
+    def _canvas(self, options: GenerationOptions) -> Canvas:
+        return Canvas(self.tokens, options, self._stream, name=f"task {self.id!r}")
+
     def _join(self, model: LLaDAForCausalLM, course: Course, ends: list[int]) -> None:
         """Begin decoding with a model; a task stays with it."""
         self._model, self._course, self.end_tokens, self.backend = model, course, ends, model.backend
@@ -339,7 +342,7 @@ class Round:
             self._set_busy(True)
         try:
             joined = [task._joined(self.model) for task in self.tasks]
-            courses = [task._course or Course(Canvas(task.tokens, options, task._stream), self.model._backend, ends)
+            courses = [task._course or Course(task._canvas(options), self.model._backend, ends)
                        for task, (options, ends) in zip(self.tasks, joined, strict=True)]
             for task, cache, course in zip(self.tasks, self.caches, courses, strict=True):
                 if cache is not None:

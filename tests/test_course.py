@@ -12,7 +12,7 @@ import pytest
 from draws import DRAWS, SCHEDULES
 from scipy.special import softmax
 
-from llada_native import EngineError, GenerationResult, InferTask, LLaDAForCausalLM, _sampler, cli
+from llada_native import EngineError, GenerationResult, InferTask, LLaDAForCausalLM, NonFiniteLogitsError, _sampler, cli
 from llada_native.caching import Dual
 from llada_native.canvas import Canvas, random_streams
 from llada_native.denoiser import STATISTICS, Denoiser, Pass
@@ -314,6 +314,19 @@ def test_statistics_are_those_of_the_softmax(remasking, temperature):
     np.testing.assert_allclose(second, np.sort(p, 1)[:, -2], rtol=1e-12)
     wanted = -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1)
     np.testing.assert_allclose(entropy, np.where(tokens == discounted, np.inf, wanted), rtol=1e-9)
+
+
+def test_damage_names_its_request(model, spy, monkeypatch):
+    """Whatever others have left the batch."""
+    def alone_damaged(tokens, lengths, *rest, **more):
+        out = spy.backend.hidden(tokens, lengths, *rest, **more)
+        return np.full_like(out, np.nan) if len(lengths) == 1 else out
+
+    monkeypatch.setattr(spy, "hidden", alone_damaged)
+    with pytest.raises(NonFiniteLogitsError, match="prompt 1: the logits"):
+        model.infill([[1, MASK, 2], [3, MASK, MASK]])
+    with pytest.raises(NonFiniteLogitsError, match="task 'x': the logits"):
+        model.batch_infer_one_round([InferTask("x", [1, 2], 4)])
 
 
 def test_only_wanted_statistics_are_filled(model):

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from llada_native import GenerationOptions, LLaDAForCausalLM, NonFiniteLogitsError
 
 GEN = 8
+MASK = 58
 SCHEDULES = [(block, steps) for block in (2, 4, 8) for steps in (1, 2, 3, 4, 5, 8, 12, 16) if steps % (GEN // block) == 0]
 FALSE_ALARM = 1e-4
 
@@ -186,6 +187,16 @@ def test_callback_sees_every_step_and_stops(demo):
     stopped = demo.generate("What is 17 plus 25?", callback=lambda step: step.index == 9)
     assert stopped.finish_reason == ["cancelled"] and stopped.n_forward == 10
     assert (stopped.commit_step[0] >= 0).sum() == 10
+
+
+def test_a_run_is_cancelled_where_it_was_not_done(model):
+    """Whether masks are left says nothing of that: an editor may go on without any, and those of a prompt may remain."""
+    options = {"gen_length": 4, "block_length": 4}
+    editing = model.generate([1, 2], selector="threshold:tau=0", editor="token_edit:tau=0", callback=lambda step: True, **options)
+    assert (editing.n_forward, editing.finish_reason) == (1, ["cancelled"]) and MASK not in editing.sequences[0]
+    done = model.generate([MASK, MASK, 2], callback=lambda step: step.forward == 3, **options)
+    assert (done.n_forward, done.finish_reason) == (4, ["length"]) and MASK in done.sequences[0][3:]
+    assert model.generate([MASK, MASK, 2], callback=lambda step: step.forward == 2, **options).finish_reason == ["cancelled"]
 
 
 def test_stream_is_the_same_run_and_can_be_left(demo):
