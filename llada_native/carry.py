@@ -40,8 +40,9 @@ class Carry:
         """Positions whose keys and values lie here."""
         return len(self._tokens)
 
-    def join(self, backend: Backend, prompts: int, options: GenerationOptions) -> None:
-        """A generation is to take it. Raises ValueError where that cannot be."""
+    @staticmethod
+    def check(backend: Backend, prompts: int, options: GenerationOptions) -> None:
+        """Raises ValueError where a generation cannot take one."""
         if not backend.config.attention_block:
             raise ValueError(f"carry: expected a block-causal model; {WHY_NOT}")
         if prompts != 1:
@@ -49,14 +50,12 @@ class Carry:
         if not options.cache.keeps or options.cfg_scale > 0:
             raise ValueError("carry: expected cache='committed' and no guidance, whose second half hides what was given, found "
                              f"cache={options.cache!r} and cfg_scale={options.cfg_scale:g}")
-        if self._backend not in (None, backend):
-            self.close()
-        self._backend = backend
 
-    def take(self, prompt: IntArray, dtype: str) -> tuple[list[Cache], int]:
+    def take(self, backend: Backend, prompt: IntArray, dtype: str) -> tuple[list[Cache], int]:
         """The caches, cut to the whole blocks that a prompt begins with, and their length. They are not here any more."""
-        assert self._backend is not None
-        caches, tokens, block = self._caches, self._tokens, self._backend.config.attention_block
+        if self._backend is not backend:
+            self.close()
+        caches, tokens, block = self._caches, self._tokens, backend.config.attention_block
         self._caches, self._tokens = [], tokens[:0]
         n = min(len(tokens), len(prompt))
         self.reused = int(np.argmin(np.append(tokens[:n] == prompt[:n], False))) // block * block
@@ -69,10 +68,10 @@ class Carry:
             cache.truncate(self.reused)
         return caches, self.reused
 
-    def leave(self, caches: Sequence[Cache], tokens: IntArray) -> None:
+    def leave(self, backend: Backend, caches: Sequence[Cache], tokens: IntArray) -> None:
         """Keep caches that hold keys and values computed from these tokens."""
         self.close()
-        self._caches, self._tokens = list(caches), tokens.copy()
+        self._backend, self._caches, self._tokens = backend, list(caches), tokens.copy()
 
     def close(self) -> None:
         """Free the memory."""

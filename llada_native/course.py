@@ -71,7 +71,7 @@ class Course:
         self._held = Held.nothing(len(canvas.ids))
         self._carry = carry
         if carry is not None:
-            self._own, kept = carry.take(canvas.ids[:canvas.prompt_length], canvas.options.cache_dtype)
+            self._own, kept = carry.take(backend, canvas.ids[:canvas.prompt_length], canvas.options.cache_dtype)
             if kept:  # as if an earlier pass had computed them
                 self._held.note(canvas.ids, np.arange(kept), False)
         self._renew = False  # the next pass is a full one
@@ -165,7 +165,7 @@ class Course:
         if self._carry is not None and self._own:
             # A pass that failed may have changed the rows that it computed, so only those before are known.
             known = 0 if self._rows is None else int(self._rows[0])
-            self._carry.leave(self._own, self._held.tokens[:known])
+            self._carry.leave(self.backend, self._own, self._held.tokens[:known])
             self._own = []
         for cache in self._own:
             cache.close()

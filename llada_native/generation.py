@@ -51,7 +51,7 @@ class Generation:
         if carry is not None:
             if not isinstance(carry, Carry):
                 raise TypeError(f"carry: expected a Carry, found {carry!r}")
-            carry.join(model._backend, len(prompts), options[0])
+            carry.check(model._backend, len(prompts), options[0])
         self.model, self.prompts, self.options, self.answers, self.whole = model, prompts, options, answers, whole
         self.seed = checked_seed(seed, len(prompts))
         # An answer may be longer than was asked for, where it completes a block.
@@ -96,12 +96,12 @@ class Generation:
                 backend = self.model._substitute(fallback)
 
     def steps(self, drafts: bool) -> Iterator[Step]:
-        """The same as an iterator; nothing runs before it is asked."""
-        run = self.denoising(Denoiser(self.model._backend), checks.boolean("drafts", drafts))
+        """The same as an iterator; nothing runs, and nothing of `carry` is taken, before it is asked."""
+        checks.boolean("drafts", drafts)
 
         def steps() -> Iterator[Step]:
             with interruptible(self.model._backend):
-                yield from run.steps()
+                yield from self.denoising(Denoiser(self.model._backend), drafts).steps()
 
         return steps()
 

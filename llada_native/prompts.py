@@ -160,7 +160,7 @@ def token_rows(rows: list[Any], attention_mask: Any, vocabulary: int, name: str 
         wrong = row[(row < 0) | (row >= vocabulary)]
         if wrong.size:
             raise ValueError(f"{name}[{i}]: expected token ids from 0 to {vocabulary - 1}, found {wrong[0]}")
-    return [np.ascontiguousarray(r, np.int32) for r in rows]
+    return [np.array(r, np.int32, order="C") for r in rows]  # the caller may change theirs before a stream or a task begins
 
 
 def _encode_text(item: Any, chat: bool | str, tokenizer: Tokenizer) -> IntArray:

@@ -159,6 +159,22 @@ def test_another_dtype_and_another_model_begin_anew(model, tmp_path):
     assert carry.held == 0 and repr(carry) == "Carry(0 positions)"
 
 
+def test_a_stream_takes_nothing_before_it_runs(model, tmp_path):
+    carry, prompt = Carry(), tokens(100)
+    model.generate(prompt, gen_length=32, carry=carry)
+    held = carry.held
+    config = llada2.config(eos_token_id=EOS)
+    other = LLaDAForCausalLM(folders.write(tmp_path, config, llada2.tensors(config, 1)))
+    waiting = [m.stream(prompt, gen_length=32, carry=carry) for m in (model, other)]
+    assert carry.held == held >= 96
+    for mine, m in zip(waiting, (model, other), strict=True):  # each is to find no keys of the other model
+        *_, last = mine
+        assert carry.reused == (96 if m is model else 0)
+        np.testing.assert_array_equal(last.trace.canvas(0, last.forward), m.generate(prompt, gen_length=32).trace.canvas(0, last.forward))
+    model.stream(prompt, gen_length=32, carry=carry).close()
+    assert carry.held >= 96
+
+
 def test_what_it_refuses(model, demo):
     with pytest.raises(ValueError, match="carry: expected a block-causal model; every row of this model sees the whole canvas"):
         demo.generate("hello", carry=Carry())

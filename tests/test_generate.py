@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from scipy.special import softmax
 
-from llada_native import GenerationOptions, LLaDAForCausalLM, NonFiniteLogitsError
+from llada_native import GenerationOptions, InferTask, LLaDAForCausalLM, NonFiniteLogitsError
 
 GEN = 8
 MASK = 58
@@ -208,6 +208,14 @@ def test_stream_is_the_same_run_and_can_be_left(demo):
     left.close()
     with pytest.raises(StopIteration):
         next(left)
+
+
+def test_prompts_are_those_of_the_call(model):
+    """Though a stream begins later, and a task too."""
+    prompt = np.array([1, 2, 3], np.int32)
+    stream, task = model.stream(prompt, gen_length=4), InferTask(0, prompt, 4)
+    prompt[:] = 9
+    assert next(stream).trace.canvas(0, -1)[:3].tolist() == task.tokens.tolist() == [1, 2, 3]
 
 
 def test_verbose_prints_each_step_to_stderr(demo, capfd):
