@@ -16,7 +16,7 @@ from .denoiser import Denoiser
 from .fallback import ENGINE_FAILURES, checked_fallback, interruptible, report
 from .live import LiveView
 from .method import Method
-from .options import GenerationOptions, checked_seed, named
+from .options import CALL_NAMES, GenerationOptions, checked_seed, named
 from .progress import print_step
 from .prompts import encode_prompts, fixed_answers, infill_texts
 from .result import GenerationResult, IntArray, Step
@@ -191,7 +191,7 @@ def prepared(model: LLaDAForCausalLM, prompts: Any, attention_mask: Any, chat: b
     """Answers to prompts; the arguments are those of `LLaDAForCausalLM.generate`."""
     model._require_open()
     vocabulary = model.config.vocabulary
-    resolved = GenerationOptions.resolve(options, model._defaults, vocabulary)
+    resolved = GenerationOptions.resolve(options, model._defaults, vocabulary, CALL_NAMES)
     encoded = encode_prompts(prompts, attention_mask, chat, model.tokenizer, vocabulary)
     if constraints is not None and resolved.canvas.grows:
         raise ValueError(f"constraints: with canvas={resolved.canvas!r} positions change while the answer grows, expected none")

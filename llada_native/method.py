@@ -108,6 +108,10 @@ class Method:
             raise ValueError(f"suppress_tokens: expected to leave a token to draw, found {found}")
         if self.early_stop and options.eos_id is None:
             raise ValueError("early_stop: the checkpoint names no end-of-text token to fill an answer with, so eos_id must be given")
+        if options.logits_eos_inf and options.eos_id is None:
+            raise ValueError("logits_eos_inf: the checkpoint names no end-of-text token to keep from the draw, so eos_id must be given")
+        if options.confidence_eos_eot_inf and not options.end_ids:
+            raise ValueError("confidence_eos_eot_inf: the checkpoint names no end token to keep for last, so one must be given")
         if isinstance(selector, Credit | Klass) and (options.temperature > 0 or options.confidence_eos_eot_inf):
             raise ValueError(f"selector: {selector!r} follows a distribution from pass to pass; expected temperature 0 and "
                              "confidence_eos_eot_inf=False")

@@ -1,7 +1,7 @@
 """The arguments of a generation, named, typed and checked once."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -157,8 +157,9 @@ class GenerationOptions:
         return self.end_ids
 
     @classmethod
-    def resolve(cls, given: Mapping[str, Any], defaults: Mapping[str, Any], vocabulary: int) -> GenerationOptions:
-        """Options from keyword arguments, aliases included, completed by a checkpoint's defaults.
+    def resolve(cls, given: Mapping[str, Any], defaults: Mapping[str, Any], vocabulary: int,
+                others: Sequence[str] = ()) -> GenerationOptions:
+        """Options from keyword arguments, aliases included, completed by a checkpoint's defaults; `others` are as `named` has them.
 
         Raises
         ------
@@ -167,12 +168,12 @@ class GenerationOptions:
         ValueError
             A value out of range, or lengths that do not divide.
         """
-        values = named(given)
-        known, others, kind = PRESETS, BLOCK_CAUSAL_PRESETS, "LLaDA2.1"
+        values = named(given, others)
+        known, elsewhere, kind = PRESETS, BLOCK_CAUSAL_PRESETS, "LLaDA2.1"
         if defaults.get("attention_block"):
-            known, others, kind = BLOCK_CAUSAL_PRESETS, PRESETS, "models with full attention"
+            known, elsewhere, kind = BLOCK_CAUSAL_PRESETS, PRESETS, "models with full attention"
         preset = values.get("preset", "reference")
-        if isinstance(preset, str) and preset in others.keys() - known.keys():
+        if isinstance(preset, str) and preset in elsewhere.keys() - known.keys():
             raise ValueError(f"preset: expected one of {', '.join(map(repr, known))}, found {preset!r}, a preset of {kind}")
         preset = checks.one_of("preset", preset, known)
         brought = {name: part for name, part in known[preset].items() if name not in values}
@@ -270,8 +271,8 @@ def checked_seed(seed: Any, prompts: int) -> int | list[int] | None:
     return checks.whole_number("seed", seed, 0, LARGEST_SEED)
 
 
-def named(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Aliases to their names; None means the default."""
+def named(given: Mapping[str, Any], others: Sequence[str] = ()) -> dict[str, Any]:
+    """Aliases to their names; None means the default. `others`, what the call takes beside options, may be meant by an unknown name."""
     values: dict[str, Any] = {}
     spelled: dict[str, str] = {}
     for key, value in given.items():
@@ -280,8 +281,10 @@ def named(given: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError("drafts: is for generate, stream and infill, whose traces keep them")
         if name in MODEL_NAMES:
             raise TypeError(f"unknown argument {key!r}: it is one of the model, LLaDAForCausalLM.from_pretrained(..., {key}=...)")
+        if name in CALL_NAMES:
+            raise TypeError(f"unknown argument {key!r}: it is no option but one of a call, LLaDAForCausalLM.generate(..., {key}=...)")
         if name not in OPTION_NAMES:
-            raise checks.unknown_argument(key, (*OPTION_NAMES, *ALIASES, *CALL_NAMES))
+            raise checks.unknown_argument(key, (*OPTION_NAMES, *ALIASES, *others))
         if name in values:
             raise TypeError(f"{name}: given twice, as {spelled[name]!r} and as {key!r}")
         values[name], spelled[name] = value, key

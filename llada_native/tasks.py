@@ -40,7 +40,7 @@ class InferTask:
         The prompt.
     max_tokens : int
         Most tokens of the answer, and the default of `gen_length`.
-    temperature, topk, topp : float, int, float
+    temperature, topk, topp : float, int, float, optional
         As `GenerationOptions` has them; a topk of None or 0 and a topp of None or 1 are off.
     end_tokens : list of int, optional
         What makes `finish_reason` "stop"; default the model's end tokens.
@@ -68,9 +68,9 @@ class InferTask:
         An argument is unknown, of the wrong type or out of range.
     """
 
-    def __init__(self, id: Any, tokens: Any, max_tokens: int | None = None, temperature: float = 0.0, topk: int | None = None,
+    def __init__(self, id: Any, tokens: Any, max_tokens: int | None = None, temperature: float | None = None, topk: int | None = None,
                  topp: float | None = None, end_tokens: Sequence[int] | None = None, *, gen_length: int | None = None,
-                 block_length: int | None = None, remasking: str = "low_confidence", cfg_scale: float = 0.0, seed: int | None = None,
+                 block_length: int | None = None, remasking: str | None = None, cfg_scale: float | None = None, seed: int | None = None,
                  mask_id: int | None = None, **options: Any) -> None:
         self.id = id
         rows = token_rows(id_rows(tokens, "tokens"), None, ANY_VOCABULARY, "tokens")
@@ -79,8 +79,8 @@ class InferTask:
         for name in ("max_steps", "steps"):
             if name in options:
                 raise TypeError(f"{name}: a task takes one step a token; use generate for schedules of fewer steps")
-        stated = {"gen_length": gen_length, "block_length": block_length, "temperature": temperature or None, "topk": topk, "topp": topp,
-                  "cfg_scale": cfg_scale or None, "remasking": None if remasking == "low_confidence" else remasking, "mask_id": mask_id}
+        stated = {"gen_length": gen_length, "block_length": block_length, "temperature": temperature, "topk": topk, "topp": topp,
+                  "cfg_scale": cfg_scale, "remasking": remasking, "mask_id": mask_id}
         self._given = named({**options, **{name: value for name, value in stated.items() if value is not None}})
         length = self._given.get("gen_length")
         if length is not None:

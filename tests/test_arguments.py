@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import llada_native
-from llada_native import LLaDAForCausalLM, ModelFormatError, ModelMemoryError, UnsupportedModelError
+from llada_native import GenerationOptions, LLaDAForCausalLM, ModelFormatError, ModelMemoryError, UnsupportedModelError
 from llada_native.loading import DEFAULT_GROUP_SIZE
 
 CONFIG = folders.config(n_kv_heads=2, max_sequence_length=32)
@@ -144,6 +144,37 @@ def test_unknown_argument_names_the_nearest(model: LLaDAForCausalLM, name: str, 
 def test_unknown_argument_is_named(model: LLaDAForCausalLM, name: str) -> None:
     with pytest.raises(TypeError, match=f"^unknown argument '{name}'"):
         model.generate([1, 2, 3], **{name: 4})
+
+
+@pytest.mark.parametrize("name", ["seed", "streamer", "attention_mask", "constraints", "chat"])
+def test_an_argument_of_another_call(model: LLaDAForCausalLM, name: str) -> None:
+    told = rf"^unknown argument '{name}': it is no option but one of a call, LLaDAForCausalLM.generate\(..., {name}=...\)$"
+    with pytest.raises(TypeError, match=told):
+        model.options(**{name: None})
+    if name in ("streamer", "attention_mask", "constraints"):
+        with pytest.raises(TypeError, match=told):
+            model.infill([58], **{name: None})
+
+
+def test_hints_are_what_a_call_takes(model: LLaDAForCausalLM) -> None:
+    with pytest.raises(TypeError, match="unknown argument 'bogus': did you mean 'verbose'"):
+        model.generate([1, 2, 3], bogus=1)
+    with pytest.raises(TypeError, match=r"^unknown argument 'bogus': expected one of max_steps, [\w, ]+$") as info:
+        model.options(bogus=1)
+    assert not {"verbose", "seed", "prompts"} & set(re.findall(r"\w+", str(info.value)))
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"logits_eos_inf": True}, "logits_eos_inf: the checkpoint names no end-of-text token .* eos_id must be given"),
+    ({"logits_eos_inf": True, "eot_id": 3}, "logits_eos_inf: the checkpoint names no end-of-text token"),
+    ({"confidence_eos_eot_inf": True}, "confidence_eos_eot_inf: the checkpoint names no end token .* one must be given"),
+    ({"confidence_eos_eot_inf": "compat"}, "confidence_eos_eot_inf: the checkpoint names no end token"),
+])
+def test_rules_about_end_tokens_need_one(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        GenerationOptions.resolve(given, {"mask_id": 5}, 64)
+    GenerationOptions.resolve(given, {"mask_id": 5, "eos_id": 1}, 64)
+    GenerationOptions.resolve({"logits_eos_inf": False, "confidence_eos_eot_inf": False}, {"mask_id": 5}, 64)
 
 
 @pytest.mark.parametrize(("alias", "name"), [

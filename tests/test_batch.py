@@ -72,6 +72,11 @@ def test_bad_lines_stop_no_others(tmp_path, capsys):
         assert set(one) == {"id", "error"} and one["error"].startswith(f"line {2 * i + 2}: "), one
 
 
+def test_hints_are_what_a_line_may_have(tmp_path):
+    [found] = run(tmp_path, [b'{"prompt": "a", "bogus": 1}\n'])[1]
+    assert "unknown argument 'bogus': expected one of max_steps" in found["error"] and "verbose" not in found["error"]
+
+
 def test_a_prompt_that_does_not_fit_leaves_the_rest_of_its_batch(tmp_path):
     code, found = run(tmp_path, [PROMPTS[0], "word " * 3000, PROMPTS[1]])
     assert code == 1 and [one.get("text") for one in found] == ["12 + 30 = 42", None, "17 + 25 = 42"] and "max_tokens" in found[1]["error"]

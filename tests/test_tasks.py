@@ -70,6 +70,9 @@ BAD = [
     ("seed", {"seed": 1.5}, TypeError), ("seed", {"seed": [1, 2]}, ValueError), ("mask_id", {"mask_id": -1}, ValueError),
     ("mask_id", {"mask_id": 1.0}, TypeError), ("repetition_penalty", {"repetition_penalty": 0}, ValueError),
     ("suppress_tokens", {"suppress_tokens": [-1]}, ValueError), ("unknown argument 'temprature'", {"temprature": 1}, TypeError),
+    *((name, {name: value}, TypeError) for name in ("temperature", "cfg_scale")
+      for value in ("", b"", [], {}, False, 0j, np.array([]))), ("remasking", {"remasking": ""}, ValueError),
+    ("temperature", {"temperature": 0.0, "temperature_": 1.0}, TypeError),
     ("max_steps", {"max_steps": 8}, TypeError), ("steps", {"steps": 8}, TypeError),
 ]
 

@@ -172,6 +172,7 @@ def answered(model: LLaDAForCausalLM, lines: list[Line], chat: bool) -> list[dic
     """A record for each of some lines of one company; where one is refused, the others go alone."""
     seeds = [line.seed for line in lines if line.seed is not None]
     try:
+        model.options(**lines[0].options)  # whose hints are what a line may have
         result = model.generate([line.prompt for line in lines], chat="auto" if chat else False,
                                 seed=seeds or None, **lines[0].options)
     except (GenerationCancelled, ModelMemoryError):  # these would befall every line
