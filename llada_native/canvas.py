@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def transfer_quotas(masks: int, steps: int) -> list[int]:
-    """Tokens to reveal in each step: as even as can be, the larger shares first (`get_num_transfer_tokens`)."""
+    """Tokens to reveal in each step: as even as can be, the larger shares first (`get_num_transfer_tokens`). Steps beyond the masks have
+    none, and are left out."""
     share, extra = divmod(masks, steps)
-    return [share + (i < extra) for i in range(steps)]
+    return [share + (i < extra) for i in range(min(steps, masks))]
 
 
 def random_streams(seed: int | Sequence[int] | None, requests: int) -> list[np.random.BitGenerator]:

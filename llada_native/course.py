@@ -186,8 +186,7 @@ class Course:
         masks = len(c.masked(self.begin, self.end))
         tokens = masks if self.method.editor.scheduled else self.method.canvas.shared(masks)
         shares = transfer_quotas(tokens, o.steps_per_block)
-        self._steps = sum(share > 0 for share in shares)  # steps without a share are none
-        self._quotas = self.method.editor.quotas(shares[:self._steps])
+        self._steps, self._quotas = len(shares), self.method.editor.quotas(shares)
         self._edits: Any = self.method.editor.memory()
         self._held.full_of_block = False
         before, self._window = self._window, self.method.canvas.window(c, block, self.end)

@@ -88,7 +88,8 @@ class Step:
 
     @property
     def new_text(self) -> list[str]:
-        """What this step added to `text`. The pieces of all steps make up the text of the result."""
+        """What this step added to `text`. The pieces of all steps make up the text of the result, where masks are left in it up to the
+        first of them."""
         return [now[len(before):] for before, now in zip(self._texts(self.forward - 1), self.text, strict=True)]
 
     @property
@@ -109,7 +110,7 @@ class Step:
         return [self._settled(self.trace.settled(r, forward)) if forward >= 0 else "" for r in range(len(self.trace.canvases))]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class GenerationResult:
     """Generated answers. Lists have one entry a prompt; ``str(result)`` is the text.
 
@@ -123,7 +124,7 @@ class GenerationResult:
     finish_reason : list of {"stop", "length", "cancelled"}
         An end token was generated; the request is done without one; a callback ended the run before it was done.
     commit_step : list of int32 [gen_length]
-        The step that wrote each position, -1 where a mask remains or `early_stop` has filled one.
+        The step that wrote each position, -1 where a mask remains, `early_stop` has filled one, or the token was given.
     confidence : list of float64 [gen_length]
         The confidence of each token when it was written, NaN where commit_step is -1.
     answer_lengths : list of int
@@ -134,7 +135,7 @@ class GenerationResult:
         Rows that went through the transformer.
     timings : dict of str to float
         Seconds: ``forward`` (transformer and head), ``sample``, ``total``.
-    backend : {"native", "reference"}
+    backend : {"native", "reference", "placeholder"}
     trace : Trace
         What every forward pass computed and wrote.
     """

@@ -153,6 +153,11 @@ def test_result_describes_the_run(demo):
     assert "backend='native'" in repr(out)
 
 
+def test_a_result_is_equal_to_itself_alone(model):
+    first, second = (model.generate([1, 2, 3], gen_length=4) for _ in range(2))
+    assert first == first and first != second and first in [second, first] and len({first, second}) == 2
+
+
 def test_finish_reason_length(demo):
     out = demo.generate("Write a story about a cat, a hill and a key.", gen_length=16, block_length=16)
     assert out.finish_reason == ["length"] and out.text[0].startswith("Once")

@@ -125,8 +125,9 @@ def test_quotas():
     for masks in range(70):
         for steps in range(1, 70):
             quotas = transfer_quotas(masks, steps)
-            assert sum(quotas) == masks and len(quotas) == steps
-            assert max(quotas) - min(quotas) <= 1 and quotas == sorted(quotas, reverse=True)
+            assert sum(quotas) == masks and len(quotas) == min(steps, masks)
+            assert not masks or (max(quotas) - min(quotas) <= 1 and quotas == sorted(quotas, reverse=True) and quotas[-1] > 0)
+    assert transfer_quotas(3, 1 << 24) == [1, 1, 1]
 
 
 def test_streams_of_single_seeds_do_not_depend_on_the_batch():
