@@ -96,8 +96,11 @@ def _checked(trace: Trace, request: int) -> int:
 
 
 def _writes(trace: Trace, request: int) -> Any:
-    """Tokens that were written into the answer."""
+    """Tokens that were written into the answer, at their positions in the last canvas."""
     writes = trace.writes[trace.writes["request"] == _checked(trace, request)]
+    for forward, of, position, added in trace.growths.tolist():  # after the writes of its pass
+        if of == request:
+            writes["position"] += added * ((writes["forward"] <= forward) & (writes["position"] >= position))
     return writes[(writes["kind"] != REVOKE) & (writes["position"] >= trace.prompt_lengths[request])]
 
 
@@ -106,6 +109,6 @@ def _passes(trace: Trace, request: int) -> Any:
 
 
 def _borders(trace: Trace, request: int) -> list[int]:
-    """Where blocks begin within the answer."""
+    """Where blocks begin within the answer; nothing grows before the block that is being filled, so there they stay."""
     begins = np.unique(_passes(trace, request)["begin"]) - trace.prompt_lengths[request]
     return [int(b) for b in begins if b > 0]

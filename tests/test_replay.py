@@ -431,6 +431,10 @@ def test_plots(demo):
     assert np.count_nonzero(taken.writes["kind"] == REVOKE)
     points = plots.commit_order(taken).collections[0].get_offsets()
     assert len(points) == np.count_nonzero(taken.writes["kind"] != REVOKE), "what was taken back is no point"
+    grown = demo.generate(PROMPTS, canvas="grow:start=8,step=3,most=20,check=4,enough=0,sure=1,doubt=1")
+    for request, wanted in enumerate(grown.confidence):
+        points = plots.confidence(grown.trace, request).collections[0].get_offsets()
+        assert np.array_equal(points[points[:, 0].argsort()], np.c_[range(20), wanted]), "places are those of the last canvas"
     pyplot.close("all")
 
 
