@@ -8,6 +8,7 @@ from terminals import Terminal
 
 from llada_native import LLaDAForCausalLM, cli
 from llada_native.cli.arguments import InputError
+from llada_native.cli.chat import Shell
 from llada_native.cli.conversation import Conversation
 
 QUESTION = "What is 12 plus 30?"
@@ -92,7 +93,9 @@ def test_saved_and_loaded(conversation, demo, tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"system": 1, "turns": [], "settings": {}}', "[" * 100000,
                                   '{"system": "", "turns": [[1, 2]], "settings": {}}', '{"system": "", "turns": [["a"]], "settings": {}}',
                                   '{"system": "", "turns": [], "settings": {"nonsense": 1}}', '{"system": "", "turns": 1, "settings": {}}',
-                                  '{"system": "", "turns": [], "settings": 1}'])
+                                  '{"system": "", "turns": [], "settings": 1}', '{"system": "", "turns": [], "settings": []}',
+                                  '{"system": "\\ud800", "turns": [], "settings": {}}',
+                                  '{"system": "", "turns": [["a", "\\ud800"]], "settings": {}}'])
 def test_files_that_are_none_of_it(conversation, tmp_path, text):
     path = tmp_path / "talk.json"
     path.write_text(text)
@@ -119,6 +122,20 @@ def test_an_interruption_keeps_what_had_settled(demo):
         talk.answer(QUESTION, callback=stop_at(30))
     [(question, answer)] = talk.turns
     assert question == QUESTION and answer and whole.startswith(answer)
+
+
+def test_an_answer_that_stopped_at_once_is_not_the_one_before(conversation, monkeypatch, capsys):
+    """Though the question is."""
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    conversation.turns = [(QUESTION, "an earlier answer")]
+    monkeypatch.setattr(conversation.model, "generate", stop)
+    shell = Shell(conversation, live=True, color="never")
+    shell.interactive = True
+    shell._answer(QUESTION)
+    assert capsys.readouterr().out == "(stopped before a word had settled; the question is forgotten)\n"
+    assert conversation.turns == [(QUESTION, "an earlier answer")]
 
 
 def test_keys_are_reused_where_they_can_be(tmp_path, demo):

@@ -64,6 +64,7 @@ def test_infill_and_score(capsys):
     assert cli.main(["infill", "--prompt", "What is 12 plus 30?", "12 + 30 = [MASK:2].", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["texts"] == ["12 + 30 = 42."]
     assert cli.main(["infill", "[MASK:3]"]) == 0
+    assert cli.main(["infill", "--max-steps", "1", "a [MASK:4]"]) == 0  # which the blocks of an answer of default length would refuse
     assert cli.main(["infill", "no mask"]) == 2
     assert "expected [MASK]" in capsys.readouterr().err
     assert cli.main(["score", "--seed", "0", "--json", "What is 12 plus 30?", "12 + 30 = 42", "12 + 30 = 43"]) == 0

@@ -120,7 +120,7 @@ class Shell:
         if dropped:
             print(f"(the oldest {dropped} of {dropped + len(self.conversation.turns)} turns were dropped: prompt and answer have to fit "
                   f"into {self.conversation.model.max_tokens} tokens)", file=sys.stdout if self.interactive else sys.stderr)
-        model = self.conversation.model
+        model, before = self.conversation.model, len(self.conversation.turns)
         assert model.tokenizer is not None
         streamed = self.interactive and not self.live
         try:
@@ -129,7 +129,7 @@ class Shell:
         except KeyboardInterrupt:
             if not self.interactive:
                 raise
-            kept = self.conversation.turns[-1:] and self.conversation.turns[-1][0] == question
+            kept = len(self.conversation.turns) > before
             if kept and not streamed:
                 output.answer(self.conversation.turns[-1][1])
             print("(stopped)" if kept else "(stopped before a word had settled; the question is forgotten)")

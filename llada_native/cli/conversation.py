@@ -158,8 +158,9 @@ class Conversation:
             found = json.loads(Path(path).read_text("utf-8"))
             system, turns, settings = (found[name] for name in FILE_FIELDS)
             turns = [(question, answer) for question, answer in turns]
-            if not all(isinstance(text, str) for text in [system, *(text for turn in turns for text in turn)]):
-                raise TypeError("text")
+            "".join([system, *(text for turn in turns for text in turn)]).encode("utf-8")  # texts, without lone surrogates
+            if not isinstance(settings, dict):
+                raise TypeError(f"settings: expected an object, found {settings!r}")
             self.check(settings)
         except (KeyError, TypeError, ValueError, RecursionError) as e:
             raise InputError(f"{path}: expected a conversation that /save wrote, found another file ({e})") from e

@@ -45,12 +45,11 @@ def run(a: argparse.Namespace) -> int:
         if not any(isinstance(part, int) for part in text):
             raise ValueError(f"text: expected [MASK] where something is to be filled in, found {text[0] if text else ''!r}")
     with arguments.open_model(a) as model:
-        options = arguments.generation_options(a)
-        mask_id = model.options(**options).mask_id
+        mask_id = model.options().mask_id  # given options are checked with the lengths of the texts
         # A list of numbers alone would be one of token ids.
         given = [text if any(isinstance(part, str) for part in text) else [mask_id] * sum(map(int, text)) for text in texts]
         result = model.infill(given, prompt=prompt, seed=a.seed, chat="auto" if a.chat else False, fallback=a.fallback,
-                              live=LiveView(color=a.color) if a.live else False, **options)
+                              live=LiveView(color=a.color) if a.live else False, **arguments.generation_options(a))
     if a.json:
         output.json_line({"texts": result.text, "n_forward": result.n_forward, "backend": result.backend})
     else:
