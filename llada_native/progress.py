@@ -12,7 +12,7 @@ from .tokenizer import Tokenizer
 from .trace import Growth
 
 MOST_TOKENS = 6  # of one step and prompt
-BAR = 40  # characters
+BAR = 40  # characters, where the terminal is wide enough
 
 
 def print_step(step: Step, tokenizer: Tokenizer | None) -> None:
@@ -51,8 +51,11 @@ class Bar:
         self.shown = percent
         seconds = time.monotonic() - self.begin
         left = f", {seconds * (1 - fraction) / fraction:.0f} s left" if fraction > 0 else ""
-        filled = "#" * (BAR * percent // 100)
-        print(f"\r\x1b[K{self.what} [{filled:{BAR}}] {percent:3} %{left}", end="", file=sys.stderr, flush=True)
+        share = f"{percent:3} %{left}"
+        columns = terminal.size(sys.stderr)[0] - 1  # a line that fills the last one may wrap, and would stay
+        width = min(BAR, columns - len(f"{self.what} [] {share}"))
+        bar = f"[{'#' * (width * percent // 100):{width}}] " if width > 0 else ""
+        print("\r\x1b[K" + f"{self.what} {bar}{share}"[:columns], end="", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Bar:
         return self

@@ -231,7 +231,7 @@ def test_a_warning_of_the_log_is_shown():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_texts_that_stdout_has_no_bytes_for(encoding):
+def test_texts_that_stdout_has_no_bytes_for(encoding, tmp_path):
     """The work is not lost: JSON stays the same JSON, and other output is legible."""
     environment = {"PYTHONIOENCODING": encoding}
     run = shell("llada-native generate --preset fast --json '漢 é 😀' | cat", env=environment)
@@ -240,6 +240,9 @@ def test_texts_that_stdout_has_no_bytes_for(encoding):
     assert (run.stderr, json.loads(run.stdout.decode(encoding))["id"]) == (b"", "漢 é 😀")
     run = shell("llada-native infill --backend placeholder '漢[MASK]'", env=environment)
     wanted = "漢".encode(encoding, "backslashreplace")
+    assert run.stderr == b"" and wanted in run.stdout
+    run = shell(f"llada-native convert --dtype int8 {shlex.quote(str(Path(llada_native.__file__).parent / 'demo'))} '{tmp_path}/漢'",
+                env=environment)
     assert run.stderr == b"" and wanted in run.stdout
 
 

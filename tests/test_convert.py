@@ -339,6 +339,21 @@ def test_the_bar(monkeypatch, capsys):
     assert len(lines) == 4 and lines[3].endswith("100 %, 0 s left\n")
 
 
+@pytest.mark.parametrize(("columns", "wanted"), [(50, f"packing [{'#' * 11}{' ' * 11}]  50 %, 60 s left"), (27, "packing  50 %, 60 s left"),
+                                                 (12, "packing  50")])
+def test_the_bar_fits_into_the_terminal(monkeypatch, capsys, columns, wanted):
+    """Else each of its states would be a line of its own."""
+    from llada_native import progress, terminal
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(terminal, "size", lambda stream: (columns, 24))
+    monkeypatch.setattr(progress.time, "monotonic", iter([0.0, 60.0]).__next__)
+    with progress.Bar("packing") as bar:
+        bar(0.5)
+    assert capsys.readouterr().err == f"\r\x1b[K{wanted}\n" and len(wanted) < columns
+
+
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     ({"source": 3}, TypeError, "source: expected a path, found 3"), ({"out": None}, TypeError, "out: expected a path, found None"),
     ({"dtype": "int3"}, ValueError, "dtype: expected one of"), ({"group_size": 48}, ValueError, "group_size: expected one of"),

@@ -417,6 +417,12 @@ def test_the_address_that_it_listens_on_is_admitted():
                 assert servers.answer(connection)[0] == status
 
 
+def test_an_address_that_stdout_has_no_bytes_for():
+    """Of a model whose name is more than ASCII."""
+    with command("--model-name", "模型", PYTHONIOENCODING="ascii") as process:
+        assert process.stdout.readline().startswith("llada-native: \\u6a21\\u578b on http://127.0.0.1:")
+
+
 @pytest.mark.parametrize("key", ["", "two words", "schl\xfcssel", "a\nb"])
 def test_keys_are_checked(capsys, monkeypatch, key):
     monkeypatch.setenv("LLADA_API_KEY", key)

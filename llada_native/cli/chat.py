@@ -83,7 +83,7 @@ class Shell:
         """Until the input ends or /quit is said; a terminal is told the hint."""
         if self.interactive:
             _edit_lines()
-            print(f"{self.conversation.model!r}\n{hint}/help lists the commands")
+            output.answer(f"{self.conversation.model!r}\n{hint}/help lists the commands")
         while True:
             try:
                 line = self._read()
@@ -100,7 +100,7 @@ class Shell:
             except (LladaError, OSError, TypeError, ValueError) as e:
                 if not self.interactive:
                     raise
-                print(f"llada-native: {' '.join(terminal.shown(str(e)).split())}")
+                output.answer(f"llada-native: {' '.join(str(e).split())}")
         if self.interactive:
             print()
 

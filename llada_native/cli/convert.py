@@ -33,5 +33,5 @@ def run(a: argparse.Namespace) -> int:
     if a.group_size is not None and made.dtype not in arguments.GROUPED:
         output.say(f"warning: --group-size changes nothing for weights of dtype {made.dtype}")
     mib = sum(p.stat().st_size for p in out.iterdir()) / (1 << 20)
-    print(f"{out}: {made.stated()}, {mib:.1f} MiB")
+    output.answer(f"{out}: {made.stated()}, {mib:.1f} MiB")
     return EXIT_OK

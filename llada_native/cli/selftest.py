@@ -5,7 +5,7 @@ import argparse
 import json
 from typing import Any
 
-from . import arguments
+from . import arguments, output
 from .arguments import EXIT_FAILURE, EXIT_OK
 
 
@@ -25,7 +25,7 @@ def run(a: argparse.Namespace) -> int:
         if not a.json:
             if not seen or seen[-1]["section"] != section:
                 print(section)
-            print(f"  {'ok  ' if good else 'FAIL'} {name}: {text} ({seconds:.2f} s)", flush=True)
+            output.answer(f"  {'ok  ' if good else 'FAIL'} {name}: {text} ({seconds:.2f} s)")
         seen.append({"section": section, "name": name, "passed": good, "seen": text, "seconds": round(seconds, 3)})
 
     with arguments.open_model(a) as model:

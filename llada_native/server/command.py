@@ -35,7 +35,8 @@ FAREWELL = 5  # seconds to tell late requests that the server ends
 
 
 def run(a: argparse.Namespace) -> int:
-    from ..cli.arguments import open_model  # which is there once the command line is
+    from ..cli import output  # which is there once the command line is
+    from ..cli.arguments import open_model
 
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
@@ -50,7 +51,7 @@ def run(a: argparse.Namespace) -> int:
         if not _local(a.host) and settings.api_key is None:
             logger.warning("listening on %s without a key: whoever reaches this machine may ask", a.host)
         listener.listen(BACKLOG)  # who reads the address can connect
-        print(f"llada-native: {settings.name} on http://{_shown(listener)}", flush=True)
+        output.answer(f"llada-native: {settings.name} on http://{_shown(listener)}")
         serve(model, scheduler, settings, listener)
     return 0
 
