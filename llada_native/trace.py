@@ -278,6 +278,16 @@ class Trace:
 
     def _check(self, tables: Mapping[str, NDArray[Any]]) -> None:
         """Raises IndexError or ValueError where a table names what there is not."""
+        for name, dtype in (("writes", WRITES), ("passes", PASSES), ("drafts", DRAFTS), ("growths", GROWTHS)):
+            if tables[name].dtype != dtype:
+                raise ValueError(f"{name}: columns")
+        for name, dimensions in (("canvases", 1), ("prompt_lengths", 1), ("unsettled", 2)):
+            if tables[name].ndim != dimensions or not np.issubdtype(tables[name].dtype, np.integer):
+                raise ValueError(name)
+        if not np.isfinite(tables["seconds"]).all():
+            raise ValueError("seconds")
+        if self.gen_length is not None and (not isinstance(self.gen_length, int) or self.gen_length < 0):
+            raise ValueError("gen_length")
         for name, columns, end in (("writes", ("kind",), len(KINDS)), ("writes", ("forward", "request", "position"), 1 << 31),
                                    ("passes", ("forward", "request", "begin", "end"), 1 << 31),
                                    ("drafts", ("forward", "request", "position"), 1 << 31),
@@ -292,6 +302,25 @@ class Trace:
             raise ValueError("request")
         for request in range(len(self.canvases)):
             self.canvas(request, len(self.forwards) - 1)
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        """Raises ValueError where a prompt, a block or a draft reaches beyond its canvas as it was then."""
+        sizes = [len(canvas) for canvas in self.canvases]
+        if len(self.prompt_lengths) != len(sizes) or not all(0 <= n <= size for n, size in zip(self.prompt_lengths, sizes, strict=True)):
+            raise ValueError("prompt_lengths")
+        for forward in self.forwards:
+            if not all(took.begin < took.end <= sizes[took.request] for took in forward.passes):
+                raise ValueError("passes: begin, end")
+            if not all(draft.positions.max(initial=-1) < sizes[r] for r, draft in forward.drafts):
+                raise ValueError("drafts: position")
+            if min(forward.unsettled.values(), default=0) < 0:
+                raise ValueError("unsettled")
+            took_part = {took.request for took in forward.passes}
+            for r, event in forward.events:
+                if r not in took_part:
+                    raise ValueError("passes: request")
+                sizes[r] += event.added if isinstance(event, Growth) else 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "tokenizer": None, "_pieces": self.pieces}

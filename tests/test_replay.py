@@ -143,6 +143,16 @@ def test_every_guess_is_on_the_page(demo, options):
     assert seen == len(drafts)
 
 
+def test_confidences_that_are_no_number(demo):
+    """An end token that has to wait has -inf in the order of entropies. JSON has no such number."""
+    out = demo.generate(PROMPTS[0], remasking="entropy", confidence_eos_eot_inf=True, drafts=True)
+    assert np.isneginf(out.trace.drafts["confidence"]).any()
+    [run] = told(replay.page(out))
+    assert np.isfinite(run["range"]).all() and run["range"][0] < 0
+    with pytest.raises(ValueError, match="JSON"):
+        replay._assembled({"runs": [float("inf")]})
+
+
 def test_guesses_are_there_when_asked_for(demo):
     plain = demo.generate(PROMPTS[0], gen_length=16)
     assert len(plain.trace.drafts) == 0 and told(replay.page(plain))[0]["requests"][0]["guesses"] is None
@@ -358,7 +368,7 @@ def test_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [
-    (["none.trace"], 1, "none.trace"), ([__file__], 2, "expected a trace"), (["a", "b", "c"], 2, "trace: expected 1 to 2 files, found 3")])
+    (["none.trace"], 1, "none.trace"), ([__file__], 1, "expected a trace"), (["a", "b", "c"], 2, "trace: expected 1 to 2 files, found 3")])
 def test_command_errors(tmp_path, capsys, arguments, code, message):
     assert cli.main(["replay", *arguments, "-o", str(tmp_path / "page.html")]) == code
     error = capsys.readouterr().err

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import folders
 import numpy as np
@@ -114,6 +115,27 @@ def test_damaged_files_are_refused(demo, tmp_path):
             Trace.load(tmp_path / "damaged.npz")
         except ValueError as error:
             assert "expected a trace" in str(error)
+
+
+@pytest.mark.parametrize(("table", "value"), [
+    ("prompt_lengths", [17]), ("prompt_lengths", [17, -1]), ("prompt_lengths", [17, 1000]), ("prompt_lengths", [17.0, 5.0]),
+    ("canvases", np.zeros(200)), ("seconds", np.full(32, np.inf)), ("unsettled", [[0, 0, -1]]), ("about", {"gen_length": "a"}),
+    ("about", {"gen_length": -1}), ("passes", ("begin", 1000)), ("passes", ("end", 1000)), ("passes", ("end", 0)),
+    ("passes", ("request", 0)), ("drafts", ("position", 1000))])
+def test_records_that_contradict_themselves(demo, tmp_path, table, value):
+    """They are refused, for what is made of a record takes it as it is."""
+    demo.generate(PROMPTS[:2], **lengths({"drafts": True})).trace.save(tmp_path / "run.npz")
+    tables = dict(np.load(tmp_path / "run.npz"))
+    if isinstance(value, tuple):
+        column, wrong = value
+        tables[table][column][-1] = wrong
+    elif isinstance(value, dict):
+        tables[table] = np.frombuffer(json.dumps({**json.loads(tables[table].tobytes()), **value}).encode(), np.uint8)
+    else:
+        tables[table] = np.array(value)
+    np.savez(tmp_path / "damaged.npz", **tables)
+    with pytest.raises(ValueError, match="expected a trace"):
+        Trace.load(tmp_path / "damaged.npz")
 
 
 def test_a_trace_is_small(demo):

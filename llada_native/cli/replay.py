@@ -7,7 +7,7 @@ from typing import Any
 from ..replay import MOST_RUNS, save_html
 from ..trace import Trace
 from . import arguments
-from .arguments import EXIT_OK
+from .arguments import EXIT_OK, InputError
 
 
 def add(commands: Any) -> None:
@@ -28,5 +28,12 @@ def run(a: argparse.Namespace) -> int:
     if len(a.trace) > MOST_RUNS:
         raise ValueError(f"trace: expected 1 to {MOST_RUNS} files, found {len(a.trace)}")
     arguments.check_out("--out", a.out, a.trace)
-    save_html([Trace.load(path) for path in a.trace], a.out, names=a.name, drafts=a.drafts)
+    save_html([_loaded(path) for path in a.trace], a.out, names=a.name, drafts=a.drafts)
     return EXIT_OK
+
+
+def _loaded(path: str) -> Trace:
+    try:
+        return Trace.load(path)
+    except ValueError as e:  # the file is wrong, not the argument
+        raise InputError(str(e)) from e

@@ -94,7 +94,7 @@ def _assembled(data: dict[str, Any]) -> str:
     shell, style, *scripts = ((Path(__file__).parent / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "story.js", "js"))
     script = "".join(scripts)
     # In a data block only "<" could end it or begin a comment; escaped it is the same text to JSON.
-    told = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+    told = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
     parts = {"policy": policy, "style": style, "script": script, "data": told}
     before, *rest = shell.split("{{")

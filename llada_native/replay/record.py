@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..result import IntArray
 from ..trace import Draft, Growth, Trace, Write
 
 # Predictions that were not written are most of a page, so they are digits in strings: a confidence is one, precise enough for a curve, and
@@ -180,7 +179,6 @@ def _digits(number: int, width: int) -> str:
 
 def _range(trace: Trace, drafts: bool) -> tuple[float, float]:
     """Confidences are probabilities, but for orders like the negative entropy: of those the lowest, rounded down."""
-    known: IntArray = trace.writes["confidence"]
-    lowest = min([0.0, *np.nanmin(known[np.isfinite(known)], initial=0.0, keepdims=True),
-                  *(np.min(trace.drafts["confidence"], initial=0.0, keepdims=True) if drafts else [])])
+    found = [trace.writes["confidence"], *([trace.drafts["confidence"]] if drafts else [])]  # of an end token that waits it is -inf
+    lowest = min(np.min(known[np.isfinite(known)], initial=0.0) for known in found)
     return float(np.floor(lowest)), 1.0 if lowest >= 0 else 0.0
