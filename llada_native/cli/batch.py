@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections import Counter
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from ..errors import GenerationCancelled, LladaError, ModelMemoryError
 from ..model import LLaDAForCausalLM
-from ..options import ALIASES, LARGEST_SEED
+from ..options import ALIASES, CALL_NAMES, LARGEST_SEED
 from ..progress import Bar
 from . import arguments, output
 from .arguments import EXIT_FAILURE, EXIT_OK, InputError
@@ -150,12 +150,12 @@ def _parsed(number: int, data: bytes, given: dict[str, Any], seed: int | None) -
     if len(prompts) != 1 or not isinstance(prompts[0], str | list) or not prompts[0]:
         line.error = "expected either prompt, a text, or messages, a list"
         return line
-    # A prompt is never a list of prompts.
-    line.prompt, line.options = prompts[0], {**given, **{ALIASES.get(str(key), str(key)): value for key, value in fields.items()}}
+    own = {ALIASES.get(key, key) for key in fields}  # an option of both is the line's, by whatever name
+    line.options = {**{key: value for key, value in given.items() if key not in own}, **fields}
+    line.prompt = prompts[0]  # never a list of prompts
     if isinstance(line.prompt, list) and not all(isinstance(message, dict) for message in line.prompt):
         line.error = "messages: expected objects with role and content"
-    reserved = {"attention_mask", "chat", "constraints", "callback", "verbose", "live", "streamer", "carry", "fallback"} & set(fields)
-    if reserved:
+    if reserved := set(CALL_NAMES) & set(fields):
         line.error = f"{min(reserved)}: expected options of a generation, found an argument of generate"
     return line
 
@@ -208,8 +208,7 @@ class Output:
 
     def __init__(self, path: str) -> None:
         self.written = self.kept = self.kept_refused = 0
-        self._had: Counter[str] = Counter()
-        self._refused: set[str] = set()
+        self._had: defaultdict[str, deque[bool]] = defaultdict(deque)  # for each record of an id whether it is of an error
         self._synced = time.monotonic()
         self._file: BinaryIO | None = None
         if path == "-":
@@ -236,10 +235,7 @@ class Output:
                     file.truncate(whole)
                     break
                 found = json.loads(data)
-                key = _key(found["id"])
-                self._had[key] += 1
-                if "error" in found:
-                    self._refused.add(key)
+                self._had[_key(found["id"])].append("error" in found)
             except (KeyError, TypeError, ValueError, RecursionError) as e:
                 raise InputError(f"{path}: line {number}: expected a record with an id, as batch writes it, found something else") from e
             whole += len(data)
@@ -247,12 +243,11 @@ class Output:
 
     def has(self, name: Any) -> bool:
         """Whether the file had a record of this id; each counts for one line."""
-        key = _key(name)
-        self._had[key] -= 1
-        if self._had[key] < 0:
+        had = self._had[_key(name)]
+        if not had:
             return False
         self.kept += 1
-        self.kept_refused += key in self._refused
+        self.kept_refused += had.popleft()
         return True
 
     def write(self, records: list[dict[str, Any]]) -> int:
