@@ -73,7 +73,8 @@ def test_settings_are_checked_at_once(conversation):
     conversation.set("gen_length", 32)
     assert len(conversation.answer(QUESTION).commit_step[0]) == 32
     for name, value, message in (("gen_length", -1, "gen_length"), ("temprature", 1, "did you mean 'temperature'"), ("seed", -1, "seed"),
-                                 ("preset", "fats", "preset")):
+                                 ("preset", "fats", "preset"), ("gen_length", 2000, r"fewer than the model's max_tokens \(1024\)"),
+                                 ("gen_length", 1024, "found 1024")):
         with pytest.raises((TypeError, ValueError), match=message):
             conversation.set(name, value)
     assert conversation.settings == {"preset": "fast", "gen_length": 32}

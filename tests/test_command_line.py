@@ -60,6 +60,14 @@ def test_a_trace_is_saved(tmp_path, capsys):
     assert len(trace) == 64 and capsys.readouterr().out == "7, 12, 31, 52\n"
 
 
+@pytest.mark.parametrize("given", [["--file", "{}"], ["@{}"]])
+def test_a_trace_overwrites_no_prompt(tmp_path, capsys, given):
+    path = tmp_path / "one.txt"
+    path.write_text(PROMPT)
+    assert cli.main(["generate", *(word.format(path) for word in given), "--trace", str(path)]) == 1
+    assert f"--trace: expected another file than {path}, which is read" in capsys.readouterr().err and path.read_text() == PROMPT
+
+
 def test_infill_and_score(capsys):
     assert cli.main(["infill", "--prompt", "What is 12 plus 30?", "12 + 30 = [MASK:2].", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["texts"] == ["12 + 30 = 42."]
@@ -191,6 +199,8 @@ def test_fish_completes(scripts, tmp_path, words, wanted):
 @pytest.mark.parametrize(("line", "code", "message"), [
     (f"llada-native generate '{PROMPT}' >&-", 1, b"standard output is closed"),
     (f"llada-native generate '{PROMPT}' > /dev/full", 1, b"No space left"),
+    ("llada-native generate --help > /dev/full", 1, b"No space left"),
+    ("llada-native --version > /dev/full", 1, b"No space left"),
     ("llada-native generate <&-", 1, b"no prompt"),
     ("printf '\\xff' | PYTHONUTF8=1 llada-native generate", 1, b"standard input: expected UTF-8 text"),
     ("printf '\\xff' | LC_ALL=C llada-native generate", 1, b"standard input: expected UTF-8 text"),
@@ -246,6 +256,17 @@ def test_texts_that_stdout_has_no_bytes_for(encoding, tmp_path):
     assert run.stderr == b"" and wanted in run.stdout
 
 
+@pytest.mark.parametrize("line", ["llada-native generate --json --preset fast '漢 é'",
+                                  "echo '漢 é' | llada-native generate --json --preset fast",
+                                  "llada-native score --json --mc-num 1 '漢 é' a", "llada-native score --json --mc-num 1 '漢 é' '漢 é'"])
+def test_utf8_in_a_locale_of_ascii(line):
+    """Python would decode it so that nobody knows it again."""
+    run = shell(line, env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    assert (run.returncode, run.stderr) == (0, b"")
+    found = json.loads(run.stdout)
+    assert found.get("prompt", found.get("answers", [{}])[0].get("prompt")) == "漢 é"
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_obeys_nothing_of_an_answer(monkeypatch, terminal):
     class Stream(io.StringIO):
@@ -283,6 +304,12 @@ def test_groups_of_weights_that_have_none(arguments, code, message, tmp_path, ca
     paths = {"IN": str(Path(llada_native.__file__).parent / "demo"), "OUT": str(tmp_path / "out")}
     assert cli.main([*(paths.get(word, word) for word in arguments), "--group-size", "32"]) == code
     assert message in (err := capsys.readouterr().err) and err.count("\n") == bool(message)
+
+
+def test_kernels_that_are_not_there_are_refused_before_a_word(capsys):
+    assert cli.main(["bench", "--isa", "nonsense"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "instruction set 'nonsense' is not in this build" in err
 
 
 def test_memory_that_is_not_there(monkeypatch, capsys):

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from .. import checks, terminal
 from .._sampler import REMASKING
@@ -59,6 +60,11 @@ class Parser(argparse.ArgumentParser):
             meant = [name for text in unknown for name in get_close_matches(text.partition("=")[0], options, 1, 0.7)]
             self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f" (did you mean {', '.join(meant)}?)" if meant else ""))
         return found, unknown
+
+    def exit(self, status: int = EXIT_OK, message: str | None = None) -> NoReturn:
+        if status == EXIT_OK and sys.stdout is not None:
+            sys.stdout.flush()  # help that nobody could read is a failure
+        super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"llada-native: {' '.join(message.split())}; see {self.prog} --help\n")
@@ -251,19 +257,30 @@ def read_text(path: str) -> str:
 def read_stdin() -> str:
     if sys.stdin is None or terminal.is_terminal(sys.stdin):
         raise InputError("no prompt: give one as an argument or on standard input")
+    utf8(sys.stdin)
     try:
-        return _stated(valid(sys.stdin.read(), "standard input"), "standard input")
+        return _stated(sys.stdin.read(), "standard input")
     except UnicodeDecodeError as e:
         raise InputError("standard input: expected UTF-8 text") from e
 
 
+def utf8(stream: TextIO | None) -> None:
+    """What is piped is UTF-8 in every locale."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="strict")
+
+
 def valid(text: str, name: str) -> str:
-    """In some locales undecodable bytes come through as lone surrogates."""
+    """An argument's text. Bytes that the locale cannot decode come through as lone surrogates; they are UTF-8 or refused."""
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as e:
+        return text
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError as e:
         raise InputError(f"{name}: expected UTF-8 text") from e
-    return text
 
 
 def _stated(text: str, name: str) -> str:

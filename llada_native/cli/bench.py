@@ -19,10 +19,11 @@ def add(commands: Any) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
-    from .. import bench
+    from .. import _native, bench
 
     facts = bench.machine()
     isa, threads = a.isa or facts["isa"], a.num_threads or facts["num_threads"]
+    _native.Kernels(isa)  # raises where there are none
     found: list[dict[str, Any]] = []
 
     def report(line: dict[str, Any]) -> None:

@@ -81,6 +81,8 @@ class Shell:
 
     def loop(self, hint: str = "") -> None:
         """Until the input ends or /quit is said; a terminal is told the hint."""
+        if not terminal.is_terminal(sys.stdin):
+            arguments.utf8(sys.stdin)
         if self.interactive:
             _edit_lines()
             output.answer(f"{self.conversation.model!r}\n{hint}/help lists the commands")

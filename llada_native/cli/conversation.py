@@ -114,7 +114,9 @@ class Conversation:
         seed = options.pop("seed", None)
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED):
             raise ValueError(f"seed: expected a whole number from 0 to 2^128 - 1, found {seed!r}")
-        self.model.options(**options)
+        length, most = self.model.options(**options).gen_length, self.model.max_tokens
+        if length >= most:
+            raise ValueError(f"gen_length: expected fewer than the model's max_tokens ({most}), for a prompt beside them, found {length}")
 
     def set(self, name: str, value: Any) -> None:
         """Change a setting; None is the default."""

@@ -27,14 +27,13 @@ def add(commands: Any) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
-    for name, text in (("prompt", a.prompt), *(("answer", text) for text in a.answer)):
-        arguments.valid(text, name)
+    prompt, answers = arguments.valid(a.prompt, "prompt"), [arguments.valid(text, "answer") for text in a.answer]
     with arguments.open_model(a) as model:
-        found = model.score(a.prompt, a.answer, mc_num=a.mc_num, batch_size=a.batch_size, cfg_scale=a.cfg_scale, seed=a.seed,
+        found = model.score(prompt, answers, mc_num=a.mc_num, batch_size=a.batch_size, cfg_scale=a.cfg_scale, seed=a.seed,
                             chat="auto" if a.chat else False).tolist()
-    scored = list(zip(a.answer, found, strict=True))
+    scored = list(zip(answers, found, strict=True))
     if a.json:
-        output.json_line({"prompt": a.prompt, "scores": [{"answer": text, "log_likelihood": value} for text, value in scored]})
+        output.json_line({"prompt": prompt, "scores": [{"answer": text, "log_likelihood": value} for text, value in scored]})
     else:
         for text, value in scored:
             output.answer(f"{value:.4f}\t{text}")
