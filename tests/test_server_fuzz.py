@@ -38,7 +38,8 @@ def server():
 
 
 @pytest.mark.parametrize("mode", schemathesis.GenerationMode)
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{name}", "/", "/health",
+                                  "/metrics"])
 def test_schema(server, path, mode):
     """What the schema allows, and what it forbids."""
     api = schemathesis.openapi.from_url(f"{server.address}/openapi.json")

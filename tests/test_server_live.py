@@ -250,6 +250,14 @@ def test_half_a_body(impatient):
         assert status == 408 and json.loads(body)["error"]["code"] == "timeout" and headers["connection"] == "close"
 
 
+@pytest.mark.parametrize("expects", [{}, {"Expect": "100-continue"}])
+def test_a_body_that_is_told_to_be_large(server, expects):
+    """It is not waited for, nor asked for."""
+    with server.connect() as connection:
+        connection.sendall(servers.raw("POST", "/v1/completions", b"{", {"Content-Length": 99999999999, **expects}))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413")
+
+
 def test_half_a_second_head(impatient):
     """The clock of a connection starts again with each request."""
     with impatient.connect() as connection:
@@ -393,7 +401,8 @@ def test_the_command_has_a_key(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--port", "70000"], "--port: expected 0 to 65535, found 70000"), (["--host", "203.0.113.7"], "203.0.113.7:8000: cannot listen there"),
-    (["--max-requests", "0"], "--max-requests: expected 1"), (["--deadline", "nan"], "--deadline"),
+    (["--max-requests", "0"], "--max-requests: expected 1"),
+    (["--deadline", "nan"], "--deadline: expected a number from 0.001 to 1e+06, found nan"),
     (["--allow-host", "llada.example:80"], "--allow-host: expected a name without a port"),
     (["--allow-host", "::1"], "an IPv6 address in brackets"), (["--allow-host", ""], "--allow-host: expected a name"),
     (["--cors-origin", "app.example"], "--cors-origin: expected one like https://app.example.org, or *, found 'app.example'"),

@@ -106,7 +106,17 @@ def test_settings_reach_the_server(browser, server, demo):
     browser.click("#go")
     browser.wait("document.querySelector('#status.wrong') !== null", servers.PATIENCE)
     assert "max_tokens: expected 1 to 1024, found 5000" in status(browser)
+    fill(browser, "[name=seed]", "9007199254740993")  # which JavaScript knows as another number
+    browser.click("#go")
+    browser.wait("document.querySelector('#status').textContent.startsWith('seed: expected at most 9007199254740991')", servers.PATIENCE)
     assert browser.outside() == []
+
+
+def test_presets_are_those_of_the_model(browser, server):
+    browser.open(server.address)
+    browser.wait("document.querySelector('#model').textContent.startsWith('demo,')", servers.PATIENCE)
+    offered = browser.evaluate("[...document.querySelector('[name=preset]').options].map(o => o.value)")
+    assert offered == ["", "reference", "balanced", "fast"]
 
 
 def test_stop_stops_the_work(browser, gated):
@@ -211,6 +221,7 @@ def test_the_replay(browser, server):
 def test_a_narrow_window(browser, server):
     browser.resize(360, 700)
     browser.open(server.address)
+    browser.wait("document.querySelector('#model').textContent !== ''", servers.PATIENCE)  # which moves what is below it
     browser.click("#go")
     done(browser)
     assert browser.evaluate("document.documentElement.scrollWidth") <= 360

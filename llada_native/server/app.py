@@ -61,8 +61,9 @@ def create_app(model: LLaDAForCausalLM, scheduler: Scheduler, settings: Settings
 
     middleware = [Middleware(Guard, service.settings, service.metrics)]
     if service.settings.origins:
+        # Of headers any, for OpenAI's client has many of its own.
         middleware.insert(0, Middleware(CORSMiddleware, allow_origins=service.settings.origins, allow_methods=["GET", "POST"],
-                                        allow_headers=["Authorization", "Content-Type"]))
+                                        allow_headers=["*"]))
     return Starlette(
         routes=[
             Route("/v1/chat/completions", service.chat, methods=["POST"]),
@@ -146,13 +147,17 @@ class Service:
         """The whole body, within the limits of size and time; all that are held are counted."""
         settings, body = self.settings, bytearray()
         close = {"connection": "close"}  # what is left of it is not read
+        too_large = RefusedError(413, f"expected a body of at most {settings.body_bytes} bytes", None, "body_too_large", close)
+        stated = request.headers.get("content-length", "")
+        if stated.isdecimal() and int(stated) > settings.body_bytes:
+            raise too_large
 
         async def read() -> None:
             async for part in request.stream():
                 body.extend(part)
                 self._bodies += len(part)
                 if len(body) > settings.body_bytes:
-                    raise RefusedError(413, f"expected a body of at most {settings.body_bytes} bytes", None, "body_too_large", close)
+                    raise too_large
                 if self._bodies > settings.bodies_bytes:
                     raise RefusedError(429, "other requests' bodies fill the memory that there is for them", None, "queue_full",
                                        {"retry-after": "1", **close})
@@ -178,7 +183,8 @@ class Service:
     def _card(self) -> dict[str, Any]:
         model = self.llada
         return {"id": self.settings.name, "object": "model", "created": self._started, "owned_by": "llada-native",
-                "max_tokens": model.max_tokens, "backend": model.backend, "dtype": model.dtype, "chat": _has_template(model)}
+                "max_tokens": model.max_tokens, "backend": model.backend, "dtype": model.dtype, "chat": _has_template(model),
+                "presets": fields.presets(model)}
 
     async def health(self, _: Request) -> Response:
         well = self.scheduler.alive

@@ -31,6 +31,7 @@ KEY_VARIABLE = "LLADA_API_KEY"
 ORIGIN = re.compile(r"https?://[^/?#\s]+")  # as browsers state it
 SPARE_FILES = 64  # descriptors beside connections
 BACKLOG = 2048  # connections that nobody has looked at yet
+SECONDS = 0.001, 1e6  # the least and the most that an operator may allow
 FAREWELL = 5  # seconds to tell late requests that the server ends
 
 
@@ -88,15 +89,15 @@ def make_server(model: LLaDAForCausalLM, scheduler: Scheduler, settings: Setting
     return Server(uvicorn.Config(
         create_app(model, scheduler, settings), http=protocol, ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, backlog=BACKLOG, timeout_keep_alive=max(1, round(settings.idle_seconds)),
-        h11_max_incomplete_event_size=1 << 14, timeout_graceful_shutdown=math.ceil(settings.grace) + FAREWELL))
+        h11_max_incomplete_event_size=settings.head_bytes, timeout_graceful_shutdown=math.ceil(settings.grace) + FAREWELL))
 
 
 def _settings(a: argparse.Namespace) -> Settings:
     checks.whole_number("--port", a.port, 0, 65535)
     checks.whole_number("--max-requests", a.max_requests, 1, 1024)
     checks.whole_number("--max-waiting", a.max_waiting, 1, 1 << 16)
-    checks.between("--deadline", a.deadline, 0, 1e6)
-    checks.between("--grace", a.grace, 0, 1e6)
+    checks.within("--deadline", a.deadline, *SECONDS)
+    checks.within("--grace", a.grace, *SECONDS)
     for name in a.allow_host:
         if not name or host_name(name) != name.lower():
             raise ValueError(f"--allow-host: expected a name without a port, an IPv6 address in brackets, found {name!r}")

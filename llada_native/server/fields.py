@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import checks
 from ..generation import Generation, prepared
+from ..method import BLOCK_CAUSAL_PRESETS, PRESETS
 from ..model import LLaDAForCausalLM
 from ..options import LARGEST_SEED, GenerationOptions
 from .errors import RefusedError, bad
@@ -33,7 +34,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},), "store": (False,), "service_tier": ("auto", "default")}
 CHAT_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
-    "modalities": (["text"],), "top_logprobs": (0,)}
+    "parallel_tool_calls": (True, False), "modalities": (["text"],), "top_logprobs": (0,), "metadata": ({},), "reasoning_effort": ("none",)}
 COMPLETION_NEUTRAL: dict[str, tuple[Any, ...]] = {"echo": (False,), "best_of": (1,), "suffix": ("",)}
 COMMON = {"model", "n", "stop", "stream", "stream_options", "seed", "user", "logprobs", "drafts", "replay", "timeout",
           *RANGES, *COUNTS, *SPECS, *FLAGS}
@@ -61,6 +62,8 @@ class Asked:
         Seconds.
     hurried : bool
         Whether it names them itself.
+    fields : dict
+        What messages of the library begin with, a field, an option or the name of a part: the field that it came from.
     """
 
     prompts: list[Any]
@@ -76,6 +79,7 @@ class Asked:
     logprobs: bool
     timeout: float
     hurried: bool
+    fields: dict[str, str]
 
     def generation(self, model: LLaDAForCausalLM) -> Generation:
         """The same, encoded and checked by the model.
@@ -102,7 +106,12 @@ class Asked:
             message = str(error) if tokenizer is None else str(error).replace(f"{tokenizer.folder}: ", "")  # no client's business
             name = message.partition(":")[0].partition("[")[0]
             code = TOO_LONG if "max_tokens (" in message else None
-            raise RefusedError(400, message, name if name in CHAT_FIELDS | COMPLETION_FIELDS else None, code) from error
+            raise RefusedError(400, message, self.fields.get(name), code) from error
+
+
+def presets(model: LLaDAForCausalLM) -> list[str]:
+    """Those that it has."""
+    return list(BLOCK_CAUSAL_PRESETS if model.config.attention_block else PRESETS)
 
 
 def read(body: bytes) -> dict[str, Any]:
@@ -187,15 +196,22 @@ def _asked(data: Mapping[str, Any], prompts: list[Any], is_chat: bool, logprobs:
     seed = data.get("seed")
     return Asked(prompts, is_chat, _options(data, settings, model), None if seed is None else _count("seed", seed, 0, LARGEST_SEED),
                  _count("n", data.get("n", 1), 1, settings.choices), tuple(stops), stream,
-                 _flag(usage, "include_usage"), drafts, _flag(data, "replay"), logprobs, timeout, "timeout" in data)
+                 _flag(usage, "include_usage"), drafts, _flag(data, "replay"), logprobs, timeout, "timeout" in data, _fields(data, is_chat))
+
+
+def _fields(data: Mapping[str, Any], is_chat: bool) -> dict[str, str]:
+    return {**{data[field].partition(":")[0]: field for field in SPECS if field in data},
+            **{option: field for field, option in COUNTS.items() if field in data}, **{field: field for field in data},
+            "prompts": "messages" if is_chat else "prompt"}
 
 
 def _options(data: Mapping[str, Any], settings: Settings, model: LLaDAForCausalLM) -> dict[str, Any]:
     given: dict[str, Any] = {}
+    first: dict[str, str] = {}
     for field, option in COUNTS.items():
         if field in data:
-            if option in given:
-                raise bad(field, f"is another name of {option}, which is given too")
+            if (before := first.setdefault(option, field)) != field:
+                raise bad(field, f"is another name of {before}, which is given too")
             value = data[field]
             least, largest = (0, model.config.vocabulary) if option == "top_k" else (1, STEPS_PER_TOKEN * model.max_tokens)
             auto = option == "gen_length" and value == "auto"
@@ -237,6 +253,7 @@ def _message(name: str, message: Any) -> dict[str, str]:
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise bad(f"{name}.content", f"expected text, found {_shown(content)}")
+    _text(f"{name}.name", known.get("name", ""))
     return {"role": ROLES[role], "content": _text(f"{name}.content", content)}
 
 

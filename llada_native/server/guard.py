@@ -30,19 +30,20 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, answered = time.perf_counter(), False
+        began, status = time.perf_counter(), 0  # none yet
 
         async def careful(message: Message) -> None:
-            nonlocal answered
+            nonlocal status
             if message["type"] == "http.response.start":
-                answered = True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in SAFE.items():
                     headers.setdefault(name, value)
-                self.metrics.answered(scope["path"], message["status"])
+                self.metrics.answered(scope["path"], status)
             await send(message)
 
         try:
+            self._check_size(scope)
             self._check(scope["path"], Headers(scope=scope))
         except RefusedError as refused:
             await refusal(refused)(scope, receive, careful)
@@ -50,12 +51,19 @@ class Guard:
         try:
             await self.app(scope, receive, careful)
         except Exception:
-            if not answered:
+            if not status:
                 await refusal(mistake())(scope, receive, careful)
             raise  # for the log
         finally:
-            if answered:
+            if status == 200:
                 self.metrics.took(scope["path"], time.perf_counter() - began)
+
+    def _check_size(self, scope: Scope) -> None:
+        """A server's own limit may be one of heads that come in parts."""
+        size = len(scope["path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in scope["headers"])
+        if size > self.settings.head_bytes:
+            raise RefusedError(431, f"expected a head of at most {self.settings.head_bytes} bytes", None, "head_too_large",
+                               {"connection": "close"})
 
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")

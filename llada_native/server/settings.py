@@ -30,8 +30,8 @@ class Settings:
         Seconds that a request may take, waiting included. A request may ask for less.
     grace : float
         Seconds that running requests get when the server is told to end.
-    body_bytes, bodies_bytes : int
-        Of one request, and of all that are being read.
+    head_bytes, body_bytes, bodies_bytes : int
+        Of one request's head and body, and of all bodies that are being read.
     body_seconds, head_seconds, idle_seconds, stall_seconds : float
         For a request's body, for its head, between two requests of a connection, and for a reader who does not read.
     connections : int
@@ -49,6 +49,7 @@ class Settings:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     deadline: float = 300.0
     grace: float = 10.0
+    head_bytes: int = 1 << 14
     body_bytes: int = 1 << 20
     bodies_bytes: int = 1 << 26
     body_seconds: float = 10.0

@@ -32,6 +32,10 @@ class Pieces:
     def _of(self, token: int) -> str:
         return self._tokenizer.decode([token], skip_special_tokens=False) if self._tokenizer else ""
 
+    def length(self, token: int) -> int:
+        """Characters of an answer that it takes: a special token has a text of its own, and none there."""
+        return len(self._tokenizer.decode([token])) if self._tokenizer else 0
+
 
 class Shapes:
     """The answers to one request.
@@ -133,7 +137,7 @@ class Shapes:
         if self.asked.chat:
             return {"content": [{"token": text, "logprob": value, "bytes": None, "top_logprobs": []}
                                 for text, value in zip(texts, values, strict=True)], "refusal": None}
-        offsets = np.cumsum([0, *map(len, texts)])[:-1].tolist()
+        offsets = np.cumsum([0, *map(self.pieces.length, answer.tokens)])[:-1].tolist()
         return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
 
 

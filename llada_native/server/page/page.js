@@ -22,6 +22,9 @@ async function introduce() {
   try {
     const model = await theModel();
     find("model").textContent = `${model.id}, ${model.dtype}, at most ${model.max_tokens} tokens`;
+    for (const option of [...form.elements.preset.options]) {
+      if (option.value && !model.presets.includes(option.value)) option.remove();
+    }
   } catch (error) {
     say(error.message, true);
   }
@@ -30,8 +33,9 @@ async function introduce() {
 function request(model) {
   const asked = {model: model.id, stream: true, drafts: true, replay: true};
   for (const name of ["max_tokens", "block_length", "steps", "temperature", "cfg_scale", "seed"]) {
-    const value = form.elements[name].value;
-    if (value !== "") asked[name] = Number(value);
+    const value = form.elements[name].value, number = Number(value);
+    if (number > Number.MAX_SAFE_INTEGER) throw new Error(`${name}: expected at most ${Number.MAX_SAFE_INTEGER}, found ${value}`);
+    if (value !== "") asked[name] = number;
   }
   if (form.elements.preset.value) asked.preset = form.elements.preset.value;
   if (!model.chat) return ["/v1/completions", {...asked, prompt: promptBox.value}];
