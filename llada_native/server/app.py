@@ -149,7 +149,7 @@ class Service:
         close = {"connection": "close"}  # what is left of it is not read
         too_large = RefusedError(413, f"expected a body of at most {settings.body_bytes} bytes", None, "body_too_large", close)
         stated = request.headers.get("content-length", "")
-        if stated.isdecimal() and int(stated) > settings.body_bytes:
+        if stated.isdecimal() and (len(stated) > 18 or int(stated) > settings.body_bytes):
             raise too_large
 
         async def read() -> None:
