@@ -154,9 +154,9 @@ class Checkpoint:
     def _find_shards(self) -> tuple[dict[str, Path], dict[str, StoredTensor]]:
         """Tensor name -> file, from the index or from the one unsharded file; and what the tensors are."""
         index_path = self.folder / "model.safetensors.index.json"
-        if not os.path.lexists(index_path):
+        if not index_path.is_file() and not index_path.is_symlink():  # a link to nothing is named when it is read
             single = self.folder / "model.safetensors"
-            if not os.path.lexists(single):
+            if not single.is_file() and not single.is_symlink():
                 raise ModelFormatError(f"{self.folder}: expected model.safetensors or model.safetensors.index.json, found neither")
             with open_shard(single) as f:
                 shards = dict.fromkeys(f.keys(), single)

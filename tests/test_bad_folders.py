@@ -59,10 +59,11 @@ def test_truncated_weights(place: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "kind"), [
-    (lambda path: None, "on this machine, found nothing"),
-    (lambda path: path.symlink_to("nowhere"), "on this machine, found nothing"),
-    (Path.touch, "or a GGUF file, which begins with b'GGUF', found a file that begins with b''"),
-], ids=["absent", "dangling link", "file"])
+    (lambda path: None, "or a GGUF file on this machine, found nothing"),
+    (lambda path: path.symlink_to("nowhere"), "or a GGUF file on this machine, found nothing"),
+    (Path.touch, "or a GGUF file, which begins with b'GGUF', found an empty file"),
+    (lambda path: path.write_bytes(b"PK45"), "or a GGUF file, which begins with b'GGUF', found a file that begins with b'PK45'"),
+], ids=["absent", "dangling link", "empty file", "file"])
 def test_a_folder_that_is_none(make: Callable[[Path], None], kind: str, tmp_path: Path) -> None:
     make(tmp_path / "model")
     error = refusal(tmp_path / "model")
@@ -74,6 +75,14 @@ def test_a_folder_whose_name_is_too_long(tmp_path: Path) -> None:
     error = refusal(tmp_path / ("x" * 300))
     assert type(error) is ModelFormatError
     assert str(error).startswith(str(tmp_path / ("x" * 300)))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+def test_a_link_to_nothing_is_named(name: str, tmp_path: Path) -> None:
+    folder = bad.good(tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("nowhere")
+    assert str(refusal(folder)).startswith(f"{folder / name}: ")
 
 
 def test_an_empty_folder_misses_its_config(tmp_path: Path) -> None:
