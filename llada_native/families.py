@@ -76,6 +76,7 @@ LLADA = Family(
         "alibi": (False,),
         "rope": (True,),
         "rope_full_precision": (True,),
+        "partial_rotary_factor": (1, None),
         "rope_scaling": (None,),
         "quantization_config": (None,),
     },

@@ -1,7 +1,7 @@
 """One call of `generate`, `stream` or `infill`: its arguments checked and encoded, then run, or run again on another engine."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -187,11 +187,11 @@ class Generation:
 
 
 def prepared(model: LLaDAForCausalLM, prompts: Any, attention_mask: Any, chat: bool | str, seed: Any, constraints: Any,
-             options: Mapping[str, Any], carry: Carry | None = None) -> Generation:
-    """Answers to prompts; the arguments are those of `LLaDAForCausalLM.generate`."""
+             options: Mapping[str, Any], carry: Carry | None = None, names: Sequence[str] = CALL_NAMES) -> Generation:
+    """Answers to prompts; the arguments are those of `LLaDAForCausalLM.generate`, and `names` what the call has beside options."""
     model._require_open()
     vocabulary = model.config.vocabulary
-    resolved = GenerationOptions.resolve(options, model._defaults, vocabulary, CALL_NAMES)
+    resolved = GenerationOptions.resolve(options, model._defaults, vocabulary, names)
     encoded = encode_prompts(prompts, attention_mask, chat, model.tokenizer, vocabulary)
     if constraints is not None and resolved.canvas.grows:
         raise ValueError(f"constraints: with canvas={resolved.canvas!r} positions change while the answer grows, expected none")

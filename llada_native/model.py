@@ -4,7 +4,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from .hub import locate
 from .kv_cache import KVCache
 from .live import LiveView
 from .loading import DEFAULT_GROUP_SIZE, DTYPES, check_engine, load_backend, open_model, token_defaults
-from .options import LARGEST_SEED, GenerationOptions
+from .options import GENERATE_NAMES, LARGEST_SEED, STREAM_NAMES, GenerationOptions
 from .prompts import as_arrays, id_rows, token_rows
 from .result import GenerationResult, IntArray, Step
 from .scoring import score_all
@@ -204,7 +204,8 @@ class LLaDAForCausalLM:
         """
         return GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
 
-    def generate(self, prompts: Any, max_steps: int | None = None, gen_length: int | None = None, block_length: int | None = None,
+    def generate(self, prompts: Any, max_steps: int | None = None, gen_length: int | Literal["auto"] | None = None,
+                 block_length: int | None = None,
                  temperature_: float | None = None, cfg_scale: float | None = None, remasking: str | None = None,
                  mask_id: int | None = None, logits_eos_inf: bool | None = None, confidence_eos_eot_inf: bool | str | None = None,
                  verbose: bool = False, topp_: float | None = None, topk_: int | None = None, *, attention_mask: Any = None,
@@ -290,7 +291,8 @@ class LLaDAForCausalLM:
         """The same generation as an iterator of steps. Closing it, or leaving its loop, stops the work and frees its caches.
 
         ``step.new_text`` is what a step adds to the settled beginning of each answer, ``step.text``, and ``step.trace`` the record so far.
-        Other arguments, but for callback, verbose, live, streamer and fallback, and errors are those of `generate`, raised at the call.
+        Other arguments, but for callback, verbose, live, streamer and fallback, and errors are those of `generate`; wrong arguments are
+        refused at the call.
 
         Parameters
         ----------
@@ -298,10 +300,10 @@ class LLaDAForCausalLM:
             Steps carry what they predicted for the masks that they did not write, in ``step.drafts`` and ``step.draft_text``, and
             ``step.trace`` keeps it.
         """
-        for name in ("callback", "verbose", "live", "streamer", "fallback"):
+        for name in GENERATE_NAMES:
             if name in options:
                 raise TypeError(f"{name}: is for generate; a stream is a loop over its own steps")
-        return prepared(self, prompts, attention_mask, chat, seed, constraints, options, carry).steps(drafts)
+        return prepared(self, prompts, attention_mask, chat, seed, constraints, options, carry, STREAM_NAMES).steps(drafts)
 
     def infill(self, texts: Any, *, prompt: Any = None, max_steps: int | None = None, chat: bool | str = "auto",
                seed: int | Sequence[int] | None = None, verbose: bool = False, callback: Callable[[Step], object] | None = None,

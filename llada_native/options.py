@@ -255,6 +255,9 @@ class GenerationOptions:
 MODEL_NAMES = ("dtype", "group_size", "cache_dir", "num_threads", "isa", "backend")
 # What `LLaDAForCausalLM.generate` takes beside options.
 CALL_NAMES = ("prompts", "attention_mask", "chat", "seed", "callback", "verbose", "constraints", "fallback", "live", "streamer", "carry")
+# Of these, what a stream has no use for.
+GENERATE_NAMES = ("callback", "verbose", "live", "streamer", "fallback")
+STREAM_NAMES = (*(name for name in CALL_NAMES if name not in GENERATE_NAMES), "drafts")
 OPTION_NAMES = tuple(f.name for f in fields(GenerationOptions))
 
 

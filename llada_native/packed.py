@@ -25,7 +25,7 @@ logger = logging.getLogger("llada_native")
 
 MAGIC = b"LLADAPK1"
 LARGEST_TAG = 1 << 20
-LONGEST_NAME = 80  # characters of a checkpoint's name in that of its file
+LONGEST_NAME = 80  # bytes of a checkpoint's name in that of its file
 ABANDONED = 24 * 3600  # seconds after which an unfinished file is what a killed process left
 PACKED_FORMAT = 2  # of the layout in memory; to be raised when a kernel's layout changes
 
@@ -48,11 +48,13 @@ def read_tag(path: Path) -> str:
 def file_of(source: TensorSource, folder: Path, dtype: str, group_size: int, isa: str) -> Path:
     """One file for each checkpoint, format and kernels; a stale one is replaced."""
     place = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:8]
-    return folder / f"{Path(source.name).name[:LONGEST_NAME]}-{place}-{isa}-{dtype}-{group_size}.llada"
+    name = os.fsencode(Path(source.name).name)[:LONGEST_NAME].decode("utf-8", "ignore")
+    return folder / f"{name}-{place}-{isa}-{dtype}-{group_size}.llada"
 
 
 def load(path: Path, tag: str, build: Callable[..., _native.NativeModel]) -> _native.NativeModel | None:
     """The model of a packed file; None when there is none that fits."""
+    _remove_abandoned(path)
     if not os.path.isfile(path):
         return None
     try:
@@ -67,7 +69,6 @@ def save(path: Path, tag: str, model: _native.NativeModel) -> bool:
     unfinished = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(path.parent, path.stem)
     except OSError as e:
         logger.warning("packed weights are not kept: %s", e)
         return False
@@ -83,9 +84,9 @@ def save(path: Path, tag: str, model: _native.NativeModel) -> bool:
     return True
 
 
-def remove_abandoned(folder: Path, stem: str) -> None:
+def _remove_abandoned(path: Path) -> None:
     """What processes that were killed while they wrote have left of a file: as large as the weights."""
-    for path in folder.glob(f"{glob.escape(stem)}.*.unfinished"):
-        with contextlib.suppress(FileNotFoundError):  # another process may do the same
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink()
+    for unfinished in path.parent.glob(f"{glob.escape(path.stem)}.*.unfinished"):
+        with contextlib.suppress(OSError):  # another process's, or gone
+            if time.time() - unfinished.stat().st_mtime > ABANDONED:
+                unfinished.unlink()

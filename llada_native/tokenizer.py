@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import tokenizers
 
     from .chat_template import ChatTemplate
+
+logger = logging.getLogger("llada_native")
 
 Message = Mapping[str, str]
 
@@ -102,7 +105,7 @@ class Tokenizer:
         for i, message in enumerate(messages):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
                 raise ValueError(f"messages[{i}]: expected {{'role': str, 'content': str}}, found {message!r}")
-            shielded.append({key: self._shield(value) if isinstance(value, str) else value for key, value in message.items()})
+            shielded.append(self._shielded_message(message))
         return self._encode_shielded(self._template.render(shielded))
 
     @cached_property
@@ -112,12 +115,22 @@ class Tokenizer:
 
         return ChatTemplate(self.chat_template or "", self._token_texts, str(self.folder))
 
+    def _shielded_message(self, part: Any) -> Any:
+        """A message, or a part of one, with every text in it shielded."""
+        if isinstance(part, Mapping):
+            return {self._shielded_message(key): self._shielded_message(value) for key, value in part.items()}
+        if isinstance(part, list | tuple):
+            return [self._shielded_message(item) for item in part]
+        return self._shield(part) if isinstance(part, str) else part
+
     def _shield(self, content: str) -> str:
         pattern = "|".join(map(re.escape, self._shielded))
         return re.sub(pattern, lambda found: SHIELD.format(self._shielded.index(found[0])), content)
 
     def _encode_shielded(self, text: str) -> list[int]:
         start, end = SHIELD.split("{}")
+        for mark in (start, end):  # as JSON in ASCII has it
+            text = text.replace(json.dumps(mark)[1:-1], mark)
         first, *rest = text.split(start)
         ids = self.encode(first)
         for part in rest:
@@ -148,8 +161,11 @@ def special_token_id(folder: Path, token: str) -> int | None:
 def _stated_tokens(options: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """Ids and descriptions of the added tokens in a tokenizer_config.json, ascending."""
     decoder = options.get("added_tokens_decoder")
-    return sorted(((int(number), entry) for number, entry in (decoder.items() if isinstance(decoder, dict) else ())
-                   if number.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str)), key=lambda found: found[0])
+    if not isinstance(decoder, dict):
+        return []
+    found = {int(number): entry for number, entry in decoder.items()
+             if number.isdecimal() and len(number) < 10 and isinstance(entry, dict) and isinstance(entry.get("content"), str)}
+    return sorted(found.items())
 
 
 def read_file(path: Path) -> bytes:
@@ -173,14 +189,16 @@ def _load(path: Path, data: bytes, added: Sequence[tuple[int, Mapping[str, Any]]
     # Settings of whoever saved it, which would cut and fill every prompt.
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    has = tokenizer.get_added_tokens_decoder()
     for number, entry in added:
-        text = entry["content"]
-        if tokenizer.token_to_id(text) is None:
-            flags = {name: bool(entry.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
-            (tokenizer.add_special_tokens if flags["special"] else tokenizer.add_tokens)([tokenizers.AddedToken(text, **flags)])
-        if tokenizer.token_to_id(text) != number:
-            raise ModelFormatError(f"{path}: token {text!r}: expected id {number}, as tokenizer_config.json has it, found "
-                                   f"{tokenizer.token_to_id(text)}")
+        text, special = entry["content"], bool(entry.get("special"))
+        there = tokenizer.token_to_id(text)
+        if there is None and number != tokenizer.get_vocab_size(with_added_tokens=True):
+            logger.warning("%s: token %r of tokenizer_config.json is left out: its id would be %d, not %d", path, text,
+                           tokenizer.get_vocab_size(with_added_tokens=True), number)
+        elif there not in has or has[there].special != special:
+            flags = {name: bool(entry.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized")}
+            (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([tokenizers.AddedToken(text, **flags)])
     return tokenizer
 
 

@@ -232,7 +232,7 @@ class Trace:
             np.savez_compressed(file, writes=self.writes, passes=self.passes, growths=self.growths, drafts=self.drafts,
                                 seconds=self.seconds, about=np.frombuffer(json.dumps(about).encode(), np.uint8),
                                 canvases=np.concatenate([np.empty(0, np.int32), *self.canvases]),
-                                lengths=np.array([len(c) for c in self.canvases]), prompt_lengths=np.array(self.prompt_lengths),
+                                lengths=np.array([len(c) for c in self.canvases]), prompt_lengths=np.array(self.prompt_lengths, np.int64),
                                 mask_id=np.array(self.mask_id), unsettled=np.array(
                                     [(f, *one) for f, forward in enumerate(self.forwards) for one in forward.unsettled.items()],
                                     np.int32).reshape(-1, 3))

@@ -164,7 +164,8 @@ REFUSED = (
     ("layer_norm_with_affine", False), ("activation_type", "gelu"), ("activation_type", "swiglu"), ("alibi", True),
     ("attention_layer_norm", True), ("include_bias", True), ("include_qkv_bias", True), ("bias_for_layer_norm", True),
     ("input_emb_norm", True), ("scale_logits", True), ("rope", False), ("rope_full_precision", False),
-    ("rope_scaling", {"type": "linear", "factor": 2.0}), ("quantization_config", {"quant_method": "gptq", "bits": 4}),
+    ("partial_rotary_factor", 0.5), ("rope_scaling", {"type": "linear", "factor": 2.0}),
+    ("quantization_config", {"quant_method": "gptq", "bits": 4}),
 )
 
 CONFIG_FILES = [
@@ -223,6 +224,12 @@ CONFIG_VALUES = [
       for value in (16, 7.5, "llama")),
     Case("embedding smaller than the vocabulary", edit(embedding_size=59),
          found("embedding_size", "59", r"at least vocab_size \(60\)")),
+    Case("rope_parameters a list", edit(rope_parameters=[1]), found("rope_parameters", r"[1]", "an object")),
+    Case("rope_parameters of another base", edit(rope_parameters={"rope_theta": 7.0}),
+         found("rope_parameters.rope_theta", "7.0", r"rope_theta \(10000.0\)")),
+    *(Case(f"rope_parameters {key}", edit(rope_parameters={key: value}),
+           rf"config\.json: (rope_parameters\.)?{key} = .* is not supported: expected ", UnsupportedModelError)
+      for key, value in {"rope_type": "yarn", "factor": 4, "partial_rotary_factor": 0.5}.items()),
     *(Case(f"{key} {value!r}", edit(**{key: value}),
            rf"config\.json: {key} = {re.escape(repr(value))} is not supported: expected \S", UnsupportedModelError)
       for key, value in REFUSED),

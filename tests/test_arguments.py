@@ -159,6 +159,10 @@ def test_an_argument_of_another_call(model: LLaDAForCausalLM, name: str) -> None
 def test_hints_are_what_a_call_takes(model: LLaDAForCausalLM) -> None:
     with pytest.raises(TypeError, match="unknown argument 'bogus': did you mean 'verbose'"):
         model.generate([1, 2, 3], bogus=1)
+    with pytest.raises(TypeError, match="unknown argument 'drafs': did you mean 'drafts'"):
+        model.stream([1, 2, 3], drafs=1)
+    with pytest.raises(TypeError, match=r"unknown argument 'bogus': (?!.*(verbose|callback))"):
+        model.stream([1, 2, 3], bogus=1)
     with pytest.raises(TypeError, match=r"^unknown argument 'bogus': expected one of max_steps, [\w, ]+$") as info:
         model.options(bogus=1)
     assert not {"verbose", "seed", "prompts"} & set(re.findall(r"\w+", str(info.value)))

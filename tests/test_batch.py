@@ -130,9 +130,11 @@ def test_a_refused_line_does_not_count_for_another_of_its_id(tmp_path, capsys):
 def test_options_of_a_line_by_other_names(tmp_path):
     """They are in the place of those of the command; two names of one option are a mistake of the line."""
     code, found = run(tmp_path, [{"prompt": PROMPTS[0], "steps": 4, "max_steps": 64}, {"prompt": PROMPTS[0], "max_new_tokens": 16},
-                                 {"prompt": PROMPTS[0], "prompts": [PROMPTS[1]]}], "--gen-length", "32", "--temperature", "0")
+                                 {"prompt": PROMPTS[0], "prompts": [PROMPTS[1]]}, {"prompt": PROMPTS[0], "drafts": True}],
+                      "--gen-length", "32", "--temperature", "0")
     assert code == 1 and "max_steps: given twice, as 'steps' and as 'max_steps'" in found[0]["error"] and "text" in found[1]
-    assert found[2]["error"] == "line 3: prompts: expected options of a generation, found an argument of generate"
+    for record, name in zip(found[2:], ("prompts", "drafts"), strict=True):
+        assert record["error"].endswith(f"{name}: expected options of a generation, found an argument of generate")
 
 
 @pytest.mark.parametrize("text", ["my notes\n", "my notes", '{"id": 1}\nmy notes', "{", "x" * (1 << 25)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from comparisons import assert_bits_in_any_company
 
-from llada_native import GenerationCancelled, LLaDAForCausalLM
+from llada_native import EngineError, GenerationCancelled, LLaDAForCausalLM
 
 LENGTHS = (33, 1, 128, 64, 7)
 
@@ -72,6 +72,51 @@ def slow_model():
     """A second or more for a forward of 2000 rows."""
     return LLaDAForCausalLM.random(folders.config(d_model=1024, n_heads=8, n_kv_heads=8, n_layers=4, mlp_hidden_size=8192,
                                                   max_sequence_length=4096), "float32")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process")
+@pytest.mark.parametrize("waiting", [False, True], ids=["at work", "waiting for its turn"])
+def test_a_signal_handler_forks(demo, slow_model, waiting):
+    """In a forward, which the child cannot finish, and before one, which it can; both go on."""
+    demo.num_threads = slow_model.num_threads = 2
+    ids, short, children = np.ones(2000, int), np.ones(8, int), []
+    wanted = demo.forward(short).tobytes()
+    reader, writer = os.pipe()
+    other = threading.Thread(target=slow_model.forward, args=(ids,))
+    handler = signal.signal(signal.SIGALRM, lambda *_: children.append(os.fork()))
+    try:
+        if waiting:
+            other.start()
+            time.sleep(0.05)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            (demo if waiting else slow_model).forward(short if waiting else ids)
+            told = b"done"
+        except EngineError as e:
+            told = str(e).partition(": ")[2].encode()
+        if children == [0]:
+            os.write(writer, told + (b", and goes on" if demo.forward(short).tobytes() == wanted else b""))
+    finally:
+        if children == [0]:
+            os._exit(0)
+        signal.signal(signal.SIGALRM, handler)
+        if waiting:
+            other.join()
+    os.close(writer)
+    assert told == b"done" and demo.forward(short).tobytes() == wanted
+    found = b""
+    for _ in range(100):
+        if os.waitpid(children[0], os.WNOHANG)[0]:
+            found = os.read(reader, 1000)
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+    os.close(reader)
+    expected = b"done" if waiting else b"a forward pass cannot go on in a child that was forked during it"
+    assert found.endswith(expected + b", and goes on"), found
 
 
 def test_an_interrupt_ends_a_forward(slow_model):

@@ -138,12 +138,11 @@ def test_what_killed_processes_left_is_removed(folder):
         path.write_bytes(b"")
     for path in (old, other):
         os.utime(path, (0, 0))
-    kept.unlink()
     load(folder)
     assert kept.is_file() and not old.exists() and new.exists() and other.exists()
 
 
-@pytest.mark.parametrize("name", ["n" * 240, os.fsdecode(b"bad\xff")], ids=["long", "not UTF-8"])
+@pytest.mark.parametrize("name", ["n" * 240, "\u6a21" * 80, os.fsdecode(b"bad\xff")], ids=["long", "of long characters", "not UTF-8"])
 def test_names_of_folders_that_files_cannot_have(folder, name):
     other = folder.rename(folder.with_name(name))
     load(other)

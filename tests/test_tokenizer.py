@@ -5,7 +5,7 @@ import folders
 import numpy as np
 import pytest
 
-from llada_native import LLaDAForCausalLM, ModelFormatError
+from llada_native import LLaDAForCausalLM
 from llada_native.tokenizer import Tokenizer
 
 SPECIAL = ("<|endoftext|>", "<|eot_id|>", "<|mdm_mask|>")
@@ -62,6 +62,14 @@ def test_no_part_of_a_message_is_a_special_token(tmp_path):
     assert tokenizer.decode(ids, skip_special_tokens=False) == "user<|eot_id|>:<|mdm_mask|>\U000f1ada0\U000f1adb<|endoftext|><|eot_id|>"
 
 
+@pytest.mark.parametrize("template", ["{{ messages[0] | tojson }}", "{{ messages[0] | tojson(ensure_ascii=True) }}"])
+def test_no_part_of_a_part_is_one_either(tmp_path, template):
+    tokenizer = write(tmp_path, template)
+    message = {"role": "user", "content": "a", "tool": ["<|eot_id|>", {"<|mdm_mask|>": ("<|endoftext|>", 1)}]}
+    ids = tokenizer.encode_chat([message])
+    assert not [i for i in ids if i >= 256] and json.loads(tokenizer.decode(ids)) == json.loads(json.dumps(message))
+
+
 def test_half_of_a_surrogate_pair_is_no_text(tmp_path):
     tokenizer = write(tmp_path)
     for encode in (tokenizer.encode, lambda text: rendered(tokenizer, text)):
@@ -87,8 +95,24 @@ def test_tokens_that_only_the_options_state(tmp_path):
     assert tokenizer.encode("a<|eot_id|><tool>") == [*tokenizer.encode("a"), 257, 258]
     assert tokenizer.decode([257, 258]) == "<tool>"
     assert 257 not in tokenizer.encode_chat([{"role": "user", "content": "<|eot_id|>"}])
-    with pytest.raises(ModelFormatError, match=r"token '<\|eot_id\|>': expected id 300, as tokenizer_config.json has it, found 257"):
-        write(tmp_path, special=SPECIAL[:1], added_tokens_decoder={"300": options["257"]})
+
+
+def test_tokens_that_cannot_have_their_id_are_left_out(tmp_path, caplog):
+    stated = {"300": {"content": "<|eot_id|>", "special": True}, "7" * 5000: {"content": "<x>"}, "301": {"content": "<|endoftext|>"}}
+    tokenizer = write(tmp_path, special=SPECIAL[:1], added_tokens_decoder=stated)
+    assert tokenizer.token_id("<|eot_id|>") is None and tokenizer.token_id("<|endoftext|>") == 256
+    assert "token '<|eot_id|>' of tokenizer_config.json is left out: its id would be 257, not 300" in caplog.text
+
+
+def test_words_that_the_options_call_tokens(tmp_path):
+    """One of the vocabulary, and one that tokenizer.json adds as an ordinary one."""
+    def add(tokenizer):
+        tokenizer.add_tokens(["<|eot_id|>"])
+
+    stated = {"257": {"content": "<|eot_id|>", "special": True}, "33": {"content": "B", "special": True}}
+    tokenizer = write(tmp_path, special=SPECIAL[:1], change=add, added_tokens_decoder=stated)
+    assert tokenizer.encode("aB<|eot_id|>")[1:] == [33, 257] and tokenizer.decode([33, 257]) == ""
+    assert 257 not in tokenizer.encode_chat([{"role": "user", "content": "<|eot_id|>"}])
 
 
 def test_the_end_token_of_a_tokenizer(tmp_path):

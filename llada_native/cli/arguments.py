@@ -239,10 +239,15 @@ def _prompt(text: str) -> str:
         return read_stdin()
     if text.startswith("@@"):
         text = text[1:]
-    elif text.startswith("@"):
-        return read_text(text[1:])
+    elif (path := prompt_file(text)) is not None:
+        return read_text(path)
     _stated(text, "an argument")
     return valid(text, "prompt")
+
+
+def prompt_file(text: str) -> str | None:
+    """The file that an argument of a prompt names; None when it is a text."""
+    return text[1:] if text.startswith("@") and not text.startswith("@@") else None
 
 
 def read_text(path: str) -> str:
@@ -266,20 +271,19 @@ def read_stdin() -> str:
 
 def utf8(stream: TextIO | None) -> None:
     """What is piped is UTF-8 in every locale."""
-    if isinstance(stream, io.TextIOWrapper):
+    if isinstance(stream, io.TextIOWrapper) and (stream.encoding.lower(), stream.errors) != ("utf-8", "strict"):
         stream.reconfigure(encoding="utf-8", errors="strict")
 
 
 def valid(text: str, name: str) -> str:
-    """An argument's text. Bytes that the locale cannot decode come through as lone surrogates; they are UTF-8 or refused."""
+    """An argument's text. Its bytes are UTF-8 or refused, as whatever the locale has decoded them."""
     try:
-        text.encode("utf-8")
-        return text
-    except UnicodeEncodeError:
-        pass
+        data = os.fsencode(text)
+    except UnicodeEncodeError:  # it was no argument of a process
+        data = text.encode("utf-8", "surrogatepass")
     try:
-        return os.fsencode(text).decode("utf-8")
-    except UnicodeError as e:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
         raise InputError(f"{name}: expected UTF-8 text") from e
 
 

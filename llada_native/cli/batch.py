@@ -155,7 +155,7 @@ def _parsed(number: int, data: bytes, given: dict[str, Any], seed: int | None) -
     line.prompt = prompts[0]  # never a list of prompts
     if isinstance(line.prompt, list) and not all(isinstance(message, dict) for message in line.prompt):
         line.error = "messages: expected objects with role and content"
-    if reserved := set(CALL_NAMES) & set(fields):
+    if reserved := {*CALL_NAMES, "drafts"} & set(fields):
         line.error = f"{min(reserved)}: expected options of a generation, found an argument of generate"
     return line
 

@@ -36,8 +36,7 @@ def run(a: argparse.Namespace) -> int:
     if a.trace:
         if not (folder := Path(a.trace).absolute().parent).is_dir():
             raise InputError(f"--trace: no such folder: {folder}")
-        files = [text[1:] for text in a.prompt if text.startswith("@") and not text.startswith("@@")]
-        arguments.check_out("--trace", a.trace, [*a.file, *files])
+        arguments.check_out("--trace", a.trace, [*a.file, *filter(None, map(arguments.prompt_file, a.prompt))])
     with arguments.open_model(a) as model:
         result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose, fallback=a.fallback,
                                 live=LiveView(color=a.color) if a.live else False, drafts=a.drafts, **arguments.generation_options(a))

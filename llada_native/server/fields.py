@@ -200,7 +200,7 @@ def _asked(data: Mapping[str, Any], prompts: list[Any], is_chat: bool, logprobs:
 
 
 def _fields(data: Mapping[str, Any], is_chat: bool) -> dict[str, str]:
-    return {**{data[field].partition(":")[0]: field for field in SPECS if field in data},
+    return {**{data[field].partition(":")[0]: field for field in SPECS if ":" in data.get(field, "")},
             **{option: field for field, option in COUNTS.items() if field in data}, **{field: field for field in data},
             "prompts": "messages" if is_chat else "prompt"}
 

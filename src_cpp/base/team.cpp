@@ -143,10 +143,11 @@ Remainders::Range Remainders::take(int thread) {
 }
 
 Team::Team(int threads, const Interrupt& interrupt)
-    : size_(threads), pool_(pool), interrupt_(interrupt), last_poll_(std::chrono::steady_clock::now()) {
+    : size_(threads), interrupt_(interrupt), last_poll_(std::chrono::steady_clock::now()) {
   while (!pool->turn.try_lock_for(kPollInterval)) {
     if (interrupt_.poll && interrupt_.poll(interrupt_.context)) throw Cancelled();
   }
+  pool_ = pool;
   if (size_ == 1) return;
   try {
     pool->grow(size_);

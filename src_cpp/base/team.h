@@ -112,7 +112,7 @@ class Team {
   const int size_;
   Team* const outer_ = nullptr;
   const int outer_thread_ = 0;
-  const void* const pool_ = nullptr;  // of the process that it was made in
+  const void* pool_ = nullptr;  // whose turn it has: of the process that it was made in
   const Interrupt interrupt_;
   std::chrono::steady_clock::time_point last_poll_;
   std::atomic<bool> stopped_{false};

@@ -32,6 +32,7 @@ const std::pair<const char*, const char*> kFixedOptions[] = {
     {"alibi", "[false]"},
     {"rope", "[true]"},
     {"rope_full_precision", "[true]"},
+    {"partial_rotary_factor", "[1, null]"},
     {"rope_scaling", "[null]"},
     {"quantization_config", "[null]"},
 };
@@ -75,7 +76,7 @@ class Reader {
     c.layers = integer("n_layers", kLargestLayers);
     c.mlp_hidden = integer("mlp_hidden_size");
     f.max_tokens = integer("max_sequence_length");
-    c.rope_theta = positive("rope_theta");
+    c.rope_theta = rope_theta();
     c.norm_eps = positive("rms_norm_eps");
     c.tied_head = boolean("weight_tying");
     f.mask_token = token("mask_token_id", c.vocabulary);
@@ -138,8 +139,35 @@ class Reader {
     return *n;
   }
 
-  double positive(const char* key) const {
-    const Json& value = required(key);
+  // Newer versions of transformers write what concerns RoPE into an object of its own.
+  double rope_theta() const {
+    if (!given("rope_parameters")) return positive("rope_theta", required("rope_theta"));
+    const Json& settings = *json_.find("rope_parameters");
+    if (!settings.is(Json::Kind::object)) wrong("rope_parameters", "an object", settings.shown());
+    const Json* theta = given("rope_theta") ? json_.find("rope_theta") : nullptr;
+    for (size_t i = 0; i < settings.keys.size(); ++i) {
+      const Json& value = settings.items[i];
+      const std::string key = "rope_parameters." + settings.keys[i];
+      const auto unsupported = [&](const char* expected) {
+        throw UnsupportedError(source_ + ": " + key + " = " + value.shown() + " is not supported: expected " + expected);
+      };
+      if (settings.keys[i] == "rope_type" || settings.keys[i] == "type") {
+        if (!value.is(Json::Kind::string) || value.text != "default") unsupported("'default'");
+      } else if (settings.keys[i] == "partial_rotary_factor") {
+        if (numeric(value) != 1.0) unsupported("1");
+      } else if (settings.keys[i] == "rope_theta") {
+        if (theta && !equal(*theta, value)) wrong(key, "rope_theta (" + theta->shown() + ")", value.shown());
+        theta = &value;
+      } else {
+        unsupported("only rope_theta and partial_rotary_factor");
+      }
+    }
+    return positive("rope_theta", theta ? *theta : required("rope_theta"));
+  }
+
+  double positive(const char* key) const { return positive(key, required(key)); }
+
+  double positive(const char* key, const Json& value) const {
     const auto x = value.number();
     if (!x || !(*x > 0) || *x > kLargestNumber) wrong(key, "a number above 0 and up to 1e30", value.shown());
     return *x;

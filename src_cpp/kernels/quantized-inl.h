@@ -78,6 +78,7 @@ struct FetchShare {
 // see QuantizedTile. `channel` is where a vector begins in [groups][panel] of t.
 template <class Dot, Weights Kind>
 struct Group {
+  // Sums that begin at zero get their start in the end: where registers are few, GCC keeps starts on the stack all through a group.
   static constexpr bool kStartsLast = Dot::kStartsLast;
   static typename Dot::Sum start(int32_t x_start, const QuantizedTile&, int /*channel*/) { return splat(x_start); }
   static Vec add(Vec total, typename Dot::Sum sum, Vec x_base, Vec w_scale) { return fma(sub(as_float(sum), x_base), w_scale, total); }
