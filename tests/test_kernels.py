@@ -287,7 +287,7 @@ def test_threads_of_a_layer(threads):
 
 def test_weights_beyond_an_address():
     """More bytes than 63 bits count, where no operating system was asked for the memory there is."""
-    shape = ModelConfig(n_layers=1 << 15, d_model=1 << 24, n_heads=1 << 17, n_kv_heads=1 << 17, mlp_hidden_size=1 << 24, vocabulary=64,
+    shape = ModelConfig(n_layers=1 << 13, d_model=1 << 24, n_heads=1 << 17, n_kv_heads=1 << 17, mlp_hidden_size=1 << 24, vocabulary=64,
                         max_sequence_length=64, rope_theta=1e4, rms_norm_eps=1e-5, weight_tying=True)
     with pytest.raises(MemoryError):
         _native.NativeModel(shape, "float32", 1)
