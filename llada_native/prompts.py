@@ -45,8 +45,8 @@ def encode_prompts(prompts: Any, attention_mask: Any, chat: bool | str, tokenize
         encoded = [_encode_text(item, chat, tokenizer) for item in items]
     else:
         encoded = token_rows(items, attention_mask, vocabulary)
-    for i, ids in enumerate(encoded):
-        if len(ids) == 0:
+    for i, (item, ids) in enumerate(zip(items, encoded, strict=True)):
+        if len(ids) == 0 or (isinstance(item, str) and not item):  # of which a chat template makes a question all the same
             raise ValueError(f"prompts[{i}]: expected at least one token, found none")
     return encoded
 

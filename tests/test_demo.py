@@ -30,3 +30,9 @@ def test_held_out_accuracy(demo):
     options = {"gen_length": 64, "block_length": 32}
     score = {t: demo_evaluate.exact_match(demo, t, 50, 2026, **options) for t in names}
     assert min(score.values()) >= 0.80 and sum(score.values()) / len(score) >= 0.92, score
+
+
+@pytest.mark.parametrize(("prompts", "place"), [("", 0), (["What is 17 plus 25?", ""], 1)])
+def test_an_empty_text_is_no_question(demo, prompts, place):
+    with pytest.raises(ValueError, match=rf"^prompts\[{place}\]: expected at least one token, found none$"):
+        demo.generate(prompts)
