@@ -285,6 +285,7 @@ def test_threads_of_a_layer(threads):
         layer(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), threads)
 
 
+@pytest.mark.resident
 def test_weights_beyond_an_address():
     """More bytes than 63 bits count, where no operating system was asked for the memory there is."""
     shape = ModelConfig(n_layers=1 << 13, d_model=1 << 24, n_heads=1 << 17, n_kv_heads=1 << 17, mlp_hidden_size=1 << 24, vocabulary=64,
