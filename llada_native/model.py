@@ -205,10 +205,10 @@ class LLaDAForCausalLM:
         return GenerationOptions.resolve(options, self._defaults, self.config.vocabulary)
 
     def generate(self, prompts: Any, max_steps: int | None = None, gen_length: int | Literal["auto"] | None = None,
-                 block_length: int | None = None,
-                 temperature_: float | None = None, cfg_scale: float | None = None, remasking: str | None = None,
-                 mask_id: int | None = None, logits_eos_inf: bool | None = None, confidence_eos_eot_inf: bool | str | None = None,
-                 verbose: bool = False, topp_: float | None = None, topk_: int | None = None, *, attention_mask: Any = None,
+                 block_length: int | None = None, temperature_: float | None = None, cfg_scale: float | None = None,
+                 remasking: str | None = None, mask_id: int | None = None, logits_eos_inf: bool | None = None,
+                 confidence_eos_eot_inf: bool | str | None = None, verbose: bool = False, topp_: float | None = None,
+                 topk_: int | None = None, *, attention_mask: Any = None,
                  chat: bool | str = "auto", seed: int | Sequence[int] | None = None, constraints: Any = None,
                  callback: Callable[[Step], object] | None = None, fallback: str | None = None, live: bool | LiveView = False,
                  streamer: Streamer | None = None, carry: Carry | None = None, drafts: bool = False,

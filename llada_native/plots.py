@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .errors import MissingPackageError
-from .trace import REVOKE, Trace
+from .trace import REVOKE, Growth, Trace
 
 ORDER_COLOURS = "viridis"  # from early to late, told apart by colour-blind people too
 COLOUR, OTHER_COLOUR = "#0b5c8f", "#b06000"
@@ -100,7 +100,8 @@ def _writes(trace: Trace, request: int) -> Any:
     writes = trace.writes[trace.writes["request"] == _checked(trace, request)]
     for forward, of, position, added in trace.growths.tolist():  # after the writes of its pass
         if of == request:
-            writes["position"] += added * ((writes["forward"] <= forward) & (writes["position"] >= position))
+            before = writes["forward"] <= forward
+            writes["position"][before] = Growth(position, added).moved(writes["position"][before])
     return writes[(writes["kind"] != REVOKE) & (writes["position"] >= trace.prompt_lengths[request])]
 
 

@@ -103,7 +103,7 @@ class Step:
         positions, tokens, confidence = self.trace.written(request, self.forward)
         for of, event in self.trace.forwards[self.forward].events:
             if of == request and isinstance(event, Growth):  # which comes after the writes of its pass
-                positions = positions + event.added * (positions >= event.position)
+                positions = event.moved(positions)
         return positions, tokens, confidence
 
     def _texts(self, forward: int) -> list[str]:

@@ -105,7 +105,7 @@ class Tokenizer:
         for i, message in enumerate(messages):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
                 raise ValueError(f"messages[{i}]: expected {{'role': str, 'content': str}}, found {message!r}")
-            shielded.append(self._shielded_message(message))
+            shielded.append(self._shield(message))
         return self._encode_shielded(self._template.render(shielded))
 
     @cached_property
@@ -115,17 +115,16 @@ class Tokenizer:
 
         return ChatTemplate(self.chat_template or "", self._token_texts, str(self.folder))
 
-    def _shielded_message(self, part: Any) -> Any:
-        """A message, or a part of one, with every text in it shielded."""
+    def _shield(self, part: Any) -> Any:
+        """A message, or a part of one, with shields in the place of special tokens' texts."""
         if isinstance(part, Mapping):
-            return {self._shielded_message(key): self._shielded_message(value) for key, value in part.items()}
+            return {self._shield(key): self._shield(value) for key, value in part.items()}
         if isinstance(part, list | tuple):
-            return [self._shielded_message(item) for item in part]
-        return self._shield(part) if isinstance(part, str) else part
-
-    def _shield(self, content: str) -> str:
+            return [self._shield(item) for item in part]
+        if not isinstance(part, str):
+            return part
         pattern = "|".join(map(re.escape, self._shielded))
-        return re.sub(pattern, lambda found: SHIELD.format(self._shielded.index(found[0])), content)
+        return re.sub(pattern, lambda found: SHIELD.format(self._shielded.index(found[0])), part)
 
     def _encode_shielded(self, text: str) -> list[int]:
         start, end = SHIELD.split("{}")
@@ -196,7 +195,7 @@ def _load(path: Path, data: bytes, added: Sequence[tuple[int, Mapping[str, Any]]
         if there is None and number != tokenizer.get_vocab_size(with_added_tokens=True):
             logger.warning("%s: token %r of tokenizer_config.json is left out: its id would be %d, not %d", path, text,
                            tokenizer.get_vocab_size(with_added_tokens=True), number)
-        elif there not in has or has[there].special != special:
+        elif there not in has or (special and not has[there].special):  # what tokenizer.json calls special stays so
             flags = {name: bool(entry.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized")}
             (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([tokenizers.AddedToken(text, **flags)])
     return tokenizer

@@ -45,6 +45,10 @@ class Growth(NamedTuple):
     position: int
     added: int
 
+    def moved(self, positions: NDArray[Any]) -> NDArray[Any]:
+        """Where positions of the canvas before it are in the canvas after it."""
+        return np.where(positions >= self.position, positions + self.added, positions)
+
 
 class Draft(NamedTuple):
     """What a pass predicted at the open positions of a canvas, whether it wrote it or not."""

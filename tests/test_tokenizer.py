@@ -104,6 +104,12 @@ def test_tokens_that_cannot_have_their_id_are_left_out(tmp_path, caplog):
     assert "token '<|eot_id|>' of tokenizer_config.json is left out: its id would be 257, not 300" in caplog.text
 
 
+def test_special_tokens_stay_special(tmp_path):
+    """Whatever an entry of the options leaves out."""
+    tokenizer = write(tmp_path, added_tokens_decoder={"257": {"content": "<|eot_id|>"}})
+    assert tokenizer.decode([257]) == "" and 257 not in tokenizer.encode_chat([{"role": "user", "content": "<|eot_id|>"}])
+
+
 def test_words_that_the_options_call_tokens(tmp_path):
     """One of the vocabulary, and one that tokenizer.json adds as an ordinary one."""
     def add(tokenizer):
