@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "kernels/unroll.h"
+#include "kernels/compiler.h"
 
 namespace {
 

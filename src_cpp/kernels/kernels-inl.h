@@ -8,8 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/compiler.h"
 #include "kernels/table.h"
-#include "kernels/unroll.h"
 
 namespace {
 
@@ -47,35 +47,48 @@ void fetch_results(const float* c, ptrdiff_t c_stride) {
 template <class Product, int Rows>
 void gemm_tile(const llada::GemmTile<typename Product::Element>& t, int first, Ahead ahead) {
   constexpr int kVectors = Tiling::kVectors, kDepth = Product::kDepth;
-  const auto* a = t.a + first * t.a_stride;
+  // Copies: what is stored below could be a part of t, as far as a compiler knows.
+  const ptrdiff_t a_stride = t.a_stride, w_stride = t.w_stride, c_stride = t.c_stride;
+  const bool accumulate = t.accumulate != 0;
+  const int depth = t.depth;
   const auto* w = t.w;
-  float* c = t.c + first * t.c_stride;
-  fetch_results<Rows>(c, t.c_stride);
+  // A pointer for three rows, which x86 addresses with one stride and twice that. With one for all rows GCC 12 keeps the distance of each,
+  // more than there are registers, and moves some of them at every depth.
+  const typename Product::Element* a[(Rows + 2) / 3];
+  for (int i = 0; i < (Rows + 2) / 3; ++i) {
+    a[i] = t.a + (first + i * 3) * a_stride;
+    LLADA_FORGET(a[i]);
+  }
+  float* c = t.c + first * c_stride;
+  fetch_results<Rows>(c, c_stride);
   Vec acc[Rows][kVectors];
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) acc[r][j] = zero();
   // Without anything ahead it is w, which is there: an unmapped address would be looked up each time.
   const char* next = ahead.bytes > 0 ? ahead.data : reinterpret_cast<const char*>(w);
-  const ptrdiff_t step = ahead.bytes / (t.depth / kDepth);
-  for (int k = 0; k < t.depth; k += kDepth, w += t.w_stride, next += step) {
+  const ptrdiff_t step = ahead.bytes > 0 ? ahead.bytes / (depth / kDepth) : 0;
+  for (int k = 0; k < depth; k += kDepth, w += w_stride, next += step) {
     prefetch(next);
     if (step > kLine) prefetch(next + kLine);
     decltype(Product::weights(w)) weights[kVectors];
     for (int j = 0; j < kVectors; ++j) weights[j] = Product::weights(w + j * Vec::kLanes * kDepth);
     for (int r = 0; r < Rows; ++r) {
-      const auto x = Product::factors(a + r * t.a_stride + k);
+      const auto x = Product::factors(a[r / 3] + r % 3 * a_stride);
       for (int j = 0; j < kVectors; ++j) acc[r][j] = Product::add_product(acc[r][j], weights[j], x);
     }
+    for (auto& rows : a) rows += kDepth;
   }
-#ifdef __aarch64__  // while a loop over acc is left, here of four vectors a row, GCC 12 stores the accumulators at every depth
-LLADA_UNROLL(6)
-#endif
-  for (int r = 0; r < Rows; ++r) {
-    for (int j = 0; j < kVectors; ++j) {
-      float* p = c + r * t.c_stride + j * Vec::kLanes;
-      store(p, t.accumulate ? add(load(p), acc[r][j]) : acc[r][j]);
-    }
+  LLADA_FORGET(c);  // or the addresses of all results are kept from fetch_results on
+  // While a loop over acc is left, GCC 12 keeps the accumulators in memory before and behind the loop over the depth; on aarch64, of four
+  // vectors a row, at every depth.
+  if (accumulate) {
+LLADA_UNROLL(12)
+    for (int r = 0; r < Rows; ++r)
+      for (int j = 0; j < kVectors; ++j) acc[r][j] = add(load(c + r * c_stride + j * Vec::kLanes), acc[r][j]);
   }
+LLADA_UNROLL(12)
+  for (int r = 0; r < Rows; ++r)
+    for (int j = 0; j < kVectors; ++j) store(c + r * c_stride + j * Vec::kLanes, acc[r][j]);
 }
 
 template <int N>
@@ -272,15 +285,30 @@ void add_values(const float* weights, const float* v, float* weighted, int rows,
     gemm_f32({weights, kKeyBlock, v + j, width, weighted + j, width, rows, keys, accumulate, {}});
 }
 
+// f(k, seen) for the vectors of a row's keys of a block; seen(values, other) has `other` where the row sees no key: behind the last one,
+// and at the hidden one.
+template <class F>
+void for_each_key_vector(int keys, int hidden, const F& f) {
+  int k = 0;
+  if (hidden < 0)
+    for (; k + Vec::kLanes <= keys; k += Vec::kLanes) f(k, [](Vec values, Vec) { return values; });
+  for (; k < keys; k += Vec::kLanes) {
+    f(k, [&](Vec values, Vec other) {
+      if (k + Vec::kLanes > keys) values = replace(values, other, keys - k, Vec::kLanes);
+      if (hidden >= k && hidden < k + Vec::kLanes) values = replace(values, other, hidden - k, hidden - k + 1);
+      return values;
+    });
+  }
+}
+
 void attention_f32(const AttentionTile& tile) {
   const int dim = tile.head_dim, width = (dim + kPanel - 1) / kPanel * kPanel;
   float scores[kAttentionRows * kKeyBlock];     // [rows][keys of the block], then their exponentials
   float weighted[kAttentionRows * kMaxHeadDim]; // [rows][width]: sum over keys so far of exp(score - maximum) * v
-  float maximum[kAttentionRows], total[kAttentionRows], poison[kAttentionRows];
+  float maximum[kAttentionRows], block_maximum[kAttentionRows], total[kAttentionRows];
   for (int r = 0; r < tile.rows; ++r) {
     maximum[r] = -INFINITY;
     total[r] = 0.0f;
-    poison[r] = 0.0f;
   }
   for (int begin = 0; begin < tile.keys; begin += kKeyBlock) {
     const int keys = tile.keys - begin < kKeyBlock ? tile.keys - begin : kKeyBlock;
@@ -288,41 +316,44 @@ void attention_f32(const AttentionTile& tile) {
       gemm_f32({tile.q, tile.q_stride, tile.k + static_cast<ptrdiff_t>(begin + k) * dim, kPanel, scores + k, kKeyBlock, tile.rows, dim,
                 0, {}});
     bool hides = false;  // some row a key of this block
+    Vec block_total[kAttentionRows];  // NaN when a score is NaN or infinite, which the maximum and exponential() lose
+    // Loops over rows, each so short that the processor computes several rows at a time.
+    for (int r = 0; r < tile.rows; ++r) {
+      const int hidden = hidden_key(tile, r, begin, keys);
+      hides = hides || hidden >= 0;
+      float* s = scores + r * kKeyBlock;
+      Vec most = broadcast(-INFINITY), bad = zero();
+      for_each_key_vector(keys, hidden, [&](int k, const auto& seen) {
+        const Vec score = load(s + k), scaled = seen(mul(score, broadcast(tile.scale)), broadcast(-INFINITY));
+        bad = fma(seen(score, zero()), zero(), bad);
+        store(s + k, scaled);
+        most = max(most, scaled);
+      });
+      block_total[r] = bad;
+      block_maximum[r] = largest(most);
+    }
+    for (int r = 0; r < tile.rows; ++r) {
+      // Of two or more keys the first block holds another than the hidden one: where a block is that alone, there is a maximum already.
+      if (!(block_maximum[r] > maximum[r])) continue;
+      if (begin > 0) {
+        const Vec shrink = exponential(broadcast(maximum[r] - block_maximum[r]));
+        float* o = weighted + r * width;
+        for (int j = 0; j < width; j += Vec::kLanes) store(o + j, mul(load(o + j), shrink));
+        total[r] *= largest(shrink);
+      }
+      maximum[r] = block_maximum[r];
+    }
     for (int r = 0; r < tile.rows; ++r) {
       const int hidden = hidden_key(tile, r, begin, keys);
       float* s = scores + r * kKeyBlock;
-      const int padded = (keys + kPanel - 1) / kPanel * kPanel;
-      for (int k = keys; k < padded; ++k) s[k] = 0.0f;  // whatever lies behind the keys, forgotten ones too
-      if (hidden >= 0) s[hidden] = 0.0f;
-      Vec bad = zero();  // NaN and infinity become NaN: maximum and exponential() lose them
-      for (int k = 0; k < padded; k += Vec::kLanes) bad = fma(load(s + k), zero(), bad);
-      poison[r] += sum(bad);
-      for (int k = keys; k < padded; ++k) s[k] = -INFINITY;
-      // Of two or more keys the first block holds another: where a block is the hidden key alone, there is a maximum already.
-      if (hidden >= 0) s[hidden] = -INFINITY;
-      Vec most = broadcast(-INFINITY);
-      for (int k = 0; k < padded; k += Vec::kLanes) {
-        const Vec scaled = mul(load(s + k), broadcast(tile.scale));
-        store(s + k, scaled);
-        most = max(most, scaled);
-      }
-      const float block_maximum = largest(most);
-      if (block_maximum > maximum[r]) {
-        if (begin > 0) {
-          const Vec shrink = exponential(broadcast(maximum[r] - block_maximum));
-          float* o = weighted + r * width;
-          for (int j = 0; j < width; j += Vec::kLanes) store(o + j, mul(load(o + j), shrink));
-          total[r] *= largest(shrink);
-        }
-        maximum[r] = block_maximum;
-      }
-      for (int k = 0; k < padded; k += Vec::kLanes) store(s + k, exponential(sub(load(s + k), broadcast(maximum[r]))));
-      for (int k = keys; k < padded; ++k) s[k] = 0.0f;  // exponential() clamps, so -inf left a tiny weight
-      if (hidden >= 0) s[hidden] = 0.0f;
-      hides = hides || hidden >= 0;
-      Vec block_total = zero();
-      for (int k = 0; k < padded; k += Vec::kLanes) block_total = add(block_total, load(s + k));
-      total[r] += sum(block_total);
+      Vec sums = block_total[r];
+      for_each_key_vector(keys, hidden, [&](int k, const auto& seen) {
+        // exponential() clamps: of -inf it would leave a tiny weight.
+        const Vec weight = seen(exponential(sub(load(s + k), broadcast(maximum[r]))), zero());
+        store(s + k, weight);
+        sums = add(sums, weight);
+      });
+      total[r] += sum(sums);
     }
     const float* v = tile.v + static_cast<ptrdiff_t>(begin) * width;
     if (!hides) add_values(scores, v, weighted, tile.rows, keys, width, begin > 0);
@@ -335,8 +366,12 @@ void attention_f32(const AttentionTile& tile) {
     }
   }
   for (int r = 0; r < tile.rows; ++r) {
-    const float inverse = 1.0f / total[r] + poison[r];
-    for (int j = 0; j < dim; ++j) tile.out[r * tile.out_stride + j] = weighted[r * width + j] * inverse;
+    const float inverse = 1.0f / total[r];
+    const float* o = weighted + r * width;
+    float* out = tile.out + r * tile.out_stride;
+    int j = 0;
+    for (; j + Vec::kLanes <= dim; j += Vec::kLanes) store(out + j, mul(load(o + j), broadcast(inverse)));
+    for (; j < dim; ++j) out[j] = o[j] * inverse;
   }
 }
 

@@ -41,6 +41,12 @@ inline Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 // Of a NaN and a number these give the number, as exponential() says of itself; fmax and fmin would give the NaN.
 inline Vec max(Vec a, Vec b) { return {vmaxnmq_f32(a.v, b.v)}; }
 inline Vec min(Vec a, Vec b) { return {vminnmq_f32(a.v, b.v)}; }
+// Lanes [begin, end) are other's.
+inline Vec replace(Vec a, Vec other, int begin, int end) {
+  constexpr int32_t kLane[] = {0, 1, 2, 3};
+  const int32x4_t lane = vld1q_s32(kLane);
+  return {vbslq_f32(vandq_u32(vcgeq_s32(lane, vdupq_n_s32(begin)), vcltq_s32(lane, vdupq_n_s32(end))), other.v, a.v)};
+}
 inline float sum(Vec a) {
   const float32x2_t x = vadd_f32(vget_low_f32(a.v), vget_high_f32(a.v));
   return vget_lane_f32(vpadd_f32(x, x), 0);

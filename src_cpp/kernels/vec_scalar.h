@@ -84,6 +84,10 @@ inline Vec div(Vec a, Vec b) { return map([&](int i) { return a.v[i] / b.v[i]; }
 inline Vec fma(Vec a, Vec b, Vec c) { return map([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
 inline Vec max(Vec a, Vec b) { return map([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
 inline Vec min(Vec a, Vec b) { return map([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
+// Lanes [begin, end) are other's.
+inline Vec replace(Vec a, Vec other, int begin, int end) {
+  return map([&](int i) { return i >= begin && i < end ? other.v[i] : a.v[i]; });
+}
 inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 inline float largest(Vec a) {
   float m = a.v[0];
