@@ -1,5 +1,6 @@
 """The aarch64 build: cross-compiled with what setup.py says, and run under QEMU."""
 import os
+import re
 import shutil
 import subprocess
 from functools import partial
@@ -12,7 +13,8 @@ from build_script import ROOT, declared, objects
 from llada_native.model import DEMO
 
 COMPILER, SYMBOLS, EMULATOR = "aarch64-linux-gnu-g++", "aarch64-linux-gnu-nm", "qemu-aarch64-static"
-MISSING = [tool for tool in (COMPILER, SYMBOLS, EMULATOR) if shutil.which(tool) is None]
+DISASSEMBLER = "aarch64-linux-gnu-objdump"
+MISSING = [tool for tool in (COMPILER, SYMBOLS, DISASSEMBLER, EMULATOR) if shutil.which(tool) is None]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"not on PATH: {', '.join(MISSING)}")]
 
 
@@ -61,6 +63,19 @@ def test_kernel_objects_export_one_symbol(built):
         symbols = [line.split() for line in run(SYMBOLS, path).stdout.splitlines()]
         defined = [name for *_, kind, name in symbols if kind.lower() == "w" or (kind.isupper() and kind != "U")]
         assert len(defined) == 1 and "Kernels" in defined[0], defined
+
+
+@pytest.mark.parametrize("isa", ["neon", "neondot"])
+def test_sums_of_float_products_stay_in_registers(built, isa):
+    """No processor shows here how slow it is to store them at every depth; the code does."""
+    path, = (path for path in built[0] if f"kernels_{isa}." in path.name)
+    functions = re.split(r"\n[0-9a-f]+ <(.*)>:\n", run(DISASSEMBLER, "-d", "--no-show-raw-insn", path).stdout)
+    tiles = {name: code for name, code in zip(functions[1::2], functions[2::2], strict=True) if "gemm_tile" in name and "Float" in name}
+    assert tiles
+    for name, code in tiles.items():
+        products = len(re.findall(r"\tfmla\t", code))
+        stacked = len(re.findall(r"\t(?:str|stp|ldr|ldp)\tq.*\[sp", code))
+        assert products >= 4 and stacked * 2 < products, f"{name}: {stacked} vectors moved to and from the stack beside {products} products"
 
 
 @pytest.mark.parametrize("isa", ["scalar", "neon", "neondot"])

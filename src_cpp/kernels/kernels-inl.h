@@ -61,7 +61,9 @@ void gemm_tile(const llada::GemmTile<typename Product::Element>& t, int first, A
   }
   float* c = t.c + first * c_stride;
   fetch_results<Rows>(c, c_stride);
+  // While a loop over acc is left, GCC 12 keeps it in memory there; on aarch64, of four vectors a row, at every depth too.
   Vec acc[Rows][kVectors];
+LLADA_UNROLL(12)
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) acc[r][j] = zero();
   // Without anything ahead it is w, which is there: an unmapped address would be looked up each time.
@@ -79,8 +81,6 @@ void gemm_tile(const llada::GemmTile<typename Product::Element>& t, int first, A
     for (auto& rows : a) rows += kDepth;
   }
   LLADA_FORGET(c);  // or the addresses of all results are kept from fetch_results on
-  // While a loop over acc is left, GCC 12 keeps the accumulators in memory before and behind the loop over the depth; on aarch64, of four
-  // vectors a row, at every depth.
   if (accumulate) {
 LLADA_UNROLL(12)
     for (int r = 0; r < Rows; ++r)
