@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/bf16-inl.h"
+#include "kernels/compiler.h"
 #include "kernels/kernels-inl.h"
 #include "kernels/statistics-inl.h"
 
@@ -117,7 +118,8 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
   const ptrdiff_t group_bytes = t.group * kPanel / (Kind == Weights::packed || Kind == Weights::first ? 2 : 1);
   float* c = t.c + first * t.c_stride;
   fetch_results<Rows>(c, t.c_stride);
-  Vec total[Rows][kVectors];
+  Vec total[Rows][kVectors];  // unrolled as in gemm_tile
+LLADA_UNROLL(12)
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) total[r][j] = t.accumulate ? load(c + r * t.c_stride + j * Vec::kLanes) : zero();
   using TileGroup = Group<Dot, Kind>;
@@ -164,6 +166,7 @@ void quantized_tile(const QuantizedTile& t, int first, const Ahead& ahead) {
     x_scales += t.x_group_stride;
     x_sums += t.x_group_stride;
   }
+LLADA_UNROLL(12)
   for (int r = 0; r < Rows; ++r)
     for (int j = 0; j < kVectors; ++j) store(c + r * t.c_stride + j * Vec::kLanes, total[r][j]);
 }
