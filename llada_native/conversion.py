@@ -1,12 +1,14 @@
 """`convert`: a checkpoint -> a folder that opens at once, because its weights lie there as the engine holds them."""
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +121,7 @@ def _unfinished(out: Path, force: bool) -> Iterator[Path]:
     # A relative path may lead through the folder that is renamed; a link at its end is not followed.
     out = out.resolve() if out.name in ("", "..") else out.parent.resolve() / out.name
     folder, old = (out.with_name(f".{out.name}.{uuid.uuid4().hex}.{kind}") for kind in ("unfinished", "old"))
+    _remove_abandoned(out)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -132,3 +135,11 @@ def _unfinished(out: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """What processes that were killed while they filled such a folder have left of it: as large as the weights."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.unfinished"):
+        with suppress(OSError):  # another process's, or gone
+            if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > packed.ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)

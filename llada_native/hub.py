@@ -42,7 +42,8 @@ def locate(name: str | Path, revision: str | None = None) -> Place:
     Parameters
     ----------
     name : str or path
-        Of a folder or a GGUF file, or a repository: "organization/name", or "organization/name:file.gguf" for one of its GGUF files.
+        Of a folder or a GGUF file, where ~ is the user's folder; or a repository: "organization/name", or "organization/name:file.gguf"
+        for one of its GGUF files.
     revision : str, optional
         Branch, tag or commit of a repository; default its main branch.
 
@@ -62,6 +63,8 @@ def locate(name: str | Path, revision: str | None = None) -> Place:
             raise TypeError(f"revision: expected a branch, tag or commit, found {revision!r}")
         if not REVISION.fullmatch(revision):
             raise ValueError(f"revision: expected a branch, tag or commit, found {revision!r}")
+    if not os.path.lexists(name):
+        name = type(name)(os.path.expanduser(name))
     if isinstance(name, Path) or os.path.lexists(name):
         if revision is not None:
             raise ValueError(f"revision: is for repositories of the Hugging Face hub, and {name} is a path on this machine")

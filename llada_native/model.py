@@ -1,6 +1,7 @@
 """`LLaDAForCausalLM`: a model, its tokenizer, and what one does with them."""
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -69,8 +70,8 @@ class LLaDAForCausalLM:
     fallback : {None, "reference", "placeholder"}
         What to go on with, after a RuntimeWarning, when the C++ engine cannot be set up. None raises.
     cache_dir : path, optional
-        Folder for packed weights: the first load writes a file there, later ones map it, at once and shared between processes. None packs
-        at every load.
+        Folder for packed weights, where ~ is the user's folder: the first load writes a file there, later ones map it, at once and shared
+        between processes. None packs at every load.
     revision : str, optional
         Branch, tag or commit of a repository; default its main branch.
 
@@ -164,10 +165,13 @@ class LLaDAForCausalLM:
         fallback, cache_dir = engine["fallback"], engine["cache_dir"]
         if cache_dir is not None and not isinstance(cache_dir, str | Path):
             raise TypeError(f"cache_dir: expected a folder's path, found {cache_dir!r}")
+        if cache_dir == "":
+            raise ValueError("cache_dir: expected a folder's path, found ''")
+        folder = None if cache_dir is None else Path(os.path.expanduser(cache_dir))
         arguments = engine["dtype"], engine["group_size"], engine["num_threads"], engine["isa"]
         self._backend: Backend
         try:
-            self._backend = load_backend(source, engine["backend"], *arguments, None if cache_dir is None else Path(cache_dir))
+            self._backend = load_backend(source, engine["backend"], *arguments, folder)
         except (LladaError, MemoryError, RuntimeError, ValueError) as e:
             if fallback is None or engine["backend"] != "native" or isinstance(e, ModelFormatError):
                 raise

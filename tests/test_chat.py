@@ -226,7 +226,7 @@ never asked
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "12 + 30 = 42" and json.loads(lines[1]) == {"preset": "balanced", "gen_length": 32, "seed": 3}
-    assert lines[2].startswith("1 turns; 1 answers") and json.loads(path.read_text())["settings"] == {"preset": "balanced", "seed": 3}
+    assert lines[2].startswith("1 turn; 1 answer, ") and json.loads(path.read_text())["settings"] == {"preset": "balanced", "seed": 3}
     assert sum(line.startswith("/") for line in lines) == 11 and "never" not in out
 
 

@@ -42,6 +42,14 @@ def test_prompts_from_everywhere(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["answers"][0]["prompt"] == "@12"
 
 
+def test_a_prompt_without_quotes_is_pointed_out(capsys):
+    assert cli.main(["generate", "--preset", "fast", "What", "is", "3", "plus", "4?"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "llada-native: 5 prompts of one word each; a prompt of several words stands in quotes\n" and out.count("\n") >= 5
+    assert cli.main(["generate", "--preset", "fast", "What is 3 plus 4?", "hello"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("data", "message"), [(b"\xff", "expected UTF-8 text, found byte 0xff at 0"),
                                                (b" \n", "is empty"), (None, "No such file")])
 def test_files_that_are_no_prompt(tmp_path, capsys, data, message):

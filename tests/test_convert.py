@@ -84,6 +84,19 @@ def test_the_weights_are_mapped(folder, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
+def test_what_a_killed_conversion_left_goes_after_a_day(folder, tmp_path):
+    """Its own, and nobody else's: as large as the weights, and hidden."""
+    old, new, other = (tmp_path / f".{stem}.{i}.unfinished" for i, stem in enumerate(("out", "out", "another")))
+    for left in (old, new, other):
+        left.mkdir()
+        (left / "weights").write_bytes(b"half")
+    for left in (old, other):
+        for path in (left / "weights", left):
+            os.utime(path, (time.time() - packed.ABANDONED - 60,) * 2)
+    convert(folder, tmp_path / "out")
+    assert not old.exists() and new.exists() and other.exists()
+
+
 # ---- what is asked for and is not there
 
 OTHER = _native.isas()

@@ -195,3 +195,16 @@ def test_random_models_of_two_shapes_keep_their_files(tmp_path):
 def test_not_a_path(folder):
     with pytest.raises(TypeError, match="cache_dir: expected a folder's path, found 3"):
         load(folder, cache_dir=3)
+
+
+def test_the_users_folder(monkeypatch, tmp_path):
+    """What a shell expands in front of a word it leaves alone within one, and Python everywhere."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    config = folders.config()
+    folders.write(tmp_path / "model", config, folders.tensors(config))
+    for name in ("~/model", Path("~/model")):
+        LLaDAForCausalLM(name, cache_dir="~/cache")
+    assert len(list((tmp_path / "cache").glob("*.llada"))) == 1
+    with pytest.raises(ValueError, match="cache_dir: expected a folder's path, found ''"):
+        LLaDAForCausalLM("~/model", cache_dir="")

@@ -139,8 +139,8 @@ class Conversation:
         keys = f"{self.carry.reused} positions of the last prompt" if self.carries else f"none: {self._why_not()}"
         per_token = f"{self.rows / self.tokens:.0f}" if self.tokens else "-"
         rate = f"{self.tokens / self.seconds:.1f}" if self.seconds else "-"
-        return (f"{len(self.turns)} turns; {self.answers} answers, {self.tokens} tokens, {rate} tokens/s, {per_token} rows/token\n"
-                f"keys and values reused: {keys}")
+        return (f"{_counted(len(self.turns), 'turn')}; {_counted(self.answers, 'answer')}, {_counted(self.tokens, 'token')}, "
+                f"{rate} tokens/s, {per_token} rows/token\nkeys and values reused: {keys}")
 
     # ---- files
 
@@ -167,3 +167,7 @@ class Conversation:
         except (KeyError, TypeError, ValueError, RecursionError) as e:
             raise InputError(f"{path}: expected a conversation that /save wrote, found another file ({e})") from e
         self.system, self.turns, self.settings = system, turns, settings
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

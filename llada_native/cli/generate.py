@@ -33,6 +33,8 @@ def add(commands: Any) -> None:
 
 def run(a: argparse.Namespace) -> int:
     prompts = arguments.read_prompts(a)
+    if len(a.prompt) > 1 and not any(prompt.split()[1:] for prompt in prompts):
+        output.say(f"{len(prompts)} prompts of one word each; a prompt of several words stands in quotes")
     if a.trace:
         if not (folder := Path(a.trace).absolute().parent).is_dir():
             raise InputError(f"--trace: no such folder: {folder}")
