@@ -130,7 +130,7 @@ cdef extern from "base/team.h" namespace "llada" nogil:
 
 
 cdef extern from "ops/quantize.h" namespace "llada" nogil:
-    float quantize_group(const float*, int, DType, uint8_t*) except +llada_raise_python_error
+    float quantize_group(const KernelTable&, const float*, int, DType, uint8_t*) except +llada_raise_python_error
 
 
 cdef extern from "ops/experts.h" namespace "llada" nogil:

@@ -520,9 +520,10 @@ cdef class PackedLinear:
             cpp.linear(team.get()[0], self.kernels[0], self.quantized, products)
 
 
-def quantize_group(const float[::1] w, str dtype, uint8_t[::1] codes):
+def quantize_group(const float[::1] w, str dtype, uint8_t[::1] codes, str isa=""):
     """Codes of one group of weights; returns their scale."""
-    return cpp.quantize_group(&w[0], w.shape[0], <cpp.DType> <int> DTYPES[dtype], &codes[0])
+    cdef string name = isa.encode() if isa else cpp.active_isa()
+    return cpp.quantize_group(cpp.kernels_for(name), &w[0], w.shape[0], <cpp.DType> <int> DTYPES[dtype], &codes[0])
 
 
 def route(float[:, ::1] logits, int64_t chosen, const float[::1] bias=None, int64_t groups=1, int64_t chosen_groups=1, double scale=1):

@@ -296,6 +296,41 @@ def test_4_bit_scales_are_better_than_the_plain_one(count):
         assert np.mean(ours) < 0.93 * np.mean(plain) and np.mean(ours) < 1.02 * np.mean(best)
 
 
+def groups_of_all_kinds(count):
+    """Groups of weights: of all sizes, with one that outweighs the rest, few values, equal magnitudes, and mostly zeros."""
+    rng = np.random.default_rng(count)
+    for size in (1, 3e-2, 2e-4, 1e-6, 2.0**-22, 3e4):
+        yield size * rng.normal(size=count)
+        yield size * np.clip(rng.standard_cauchy(count), -8, 8)
+        yield size * rng.integers(-2, 3, count) / 2
+        yield size * rng.choice([-1, 1], count)
+        yield size * rng.normal(size=count) * (rng.random(count) < 0.1)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 31, 32, 64, 100, 128])
+def test_every_build_finds_the_same_scales(isa, count):
+    for w in groups_of_all_kinds(count):
+        for dtype in BITS:
+            found, wanted = np.empty(count, np.uint8), np.empty(count, np.uint8)
+            scales = [_native.quantize_group(w.astype(np.float32), dtype, codes, name) for codes, name in ((found, isa), (wanted, "scalar"))]
+            assert scales[0] == scales[1] and np.array_equal(found, wanted), (dtype, w)
+
+
+@pytest.mark.parametrize("count", [7, 32, 64, 128])
+def test_none_of_the_16_scales_is_better(isa, count):
+    """Each is the float16 nearest to the best for the integers that a place of the extreme weight from -9 to -5.25 gives; float64."""
+    codes = np.empty(count, np.uint8)
+    for w in (group.astype(np.float32).astype(float) for group in groups_of_all_kinds(count) if np.abs(group).max() > 1e-2):
+        scale = _native.quantize_group(w.astype(np.float32), "int4", codes, isa)
+        extreme, best = w[np.abs(w).argmax()], np.inf
+        for target in np.arange(16) / 4 - 9:
+            q = np.clip(np.rint(w * (target / extreme)), -8, 7)
+            candidate = float(np.float16(w @ q / (q @ q)))
+            best = min(best, ((w - candidate * q) ** 2).sum())
+        # Sums of float32, in lanes of at most 16 weights: 2^-24 a product and an addition, of the squares of the weights.
+        assert ((w - scale * (codes.astype(float) - 8)) ** 2).sum() <= best + 18 * 2.0**-24 * 2 * (w**2).sum()
+
+
 def test_8_bit_weights_are_within_half_a_step():
     """Of the plain scale, and a little for the fit of the scale to its integers."""
     w = np.random.default_rng(0).normal(size=128).astype(np.float32)

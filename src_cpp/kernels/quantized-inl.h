@@ -6,11 +6,11 @@
 #include "kernels/bf16-inl.h"
 #include "kernels/compiler.h"
 #include "kernels/kernels-inl.h"
+#include "kernels/scale_search-inl.h"
 #include "kernels/statistics-inl.h"
 
 namespace {
 
-using llada::kMaxGroup;
 using llada::QuantizedTile;
 
 // Eight depths of a channel in four bytes: the low nibbles are the first four.
@@ -275,7 +275,7 @@ constexpr llada::KernelTable make_table(const char* name) {
   return {name, kPanel, kAttentionRows, gemm_f32, gemm_bf16, multiply_add, {Tiling::kPackedRows, Tiling::kPackedRows, Tiling::kPackedRows},
           gemm_quantized<Dot4, Weights::unpacked>,
           gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, unpack_u4, nullptr, quantize_groups<FineScale>,
-          quantize_q8_for_u4, widen_bf16, widen_f16, round_bf16, round_pairs, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32,
+          quantize_q8_for_u4, scale_sums, widen_bf16, widen_f16, round_bf16, round_pairs, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32,
           attention_f32, extremes, softmax_sums};
 }
 

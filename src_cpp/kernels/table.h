@@ -25,6 +25,10 @@ constexpr int kQuantizedBlock = 1024;
 constexpr int kMinGroup = 32;
 constexpr int kMaxGroup = 128;
 
+// Scales that are tried for a group of 4-bit weights, and lanes that sums over its weights have in every build.
+constexpr int kScaleCandidates = 16;
+constexpr int kSumLanes = 8;
+
 // Keys of one attention block; a multiple of every panel.
 constexpr int kKeyBlock = 128;
 
@@ -160,6 +164,11 @@ struct KernelTable {
   void (*quantize_q8)(const float* x, int8_t* q, float* scales, int32_t* sums, ptrdiff_t group_stride, int n, int group);
   void (*quantize_q8_for_u4)(const float* x, int8_t* q, float* bases, int32_t* starts, int32_t* winograd_starts, ptrdiff_t group_stride,
                              int n, int group);
+
+  // Of the integers q = w inverse, rounded and held within [lowest, highest], that each inverse [kScaleCandidates] makes of weights w [count]:
+  // w_q, the sum of w q, and q_q, that of q q, both [kScaleCandidates][kSumLanes], lane j of weights j, j + kSumLanes and so on, of which
+  // count is a multiple. |w inverse| < 2^22. The same bits in every build.
+  void (*scale_sums)(const float* w, int count, const float* inverses, float lowest, float highest, float* w_q, float* q_q);
 
   // out[n] = x[n], exact.
   void (*widen_bf16)(const uint16_t* x, float* out, size_t n);

@@ -32,6 +32,18 @@ struct Scratch {
 };
 static_assert(sizeof(Scratch::floats) >= static_cast<size_t>(kQuantizedBlock) * kMaxPanel, "a block of bytes fits in a block of floats");
 
+// Elements [begin, begin + count) of unaligned data.
+void read_floats(const KernelTable& kernels, const void* data, DType dtype, int64_t begin, int64_t count, float* out) {
+  if (dtype == DType::float32) {
+    std::memcpy(out, static_cast<const char*>(data) + begin * 4, static_cast<size_t>(count) * sizeof(float));
+  } else if (reinterpret_cast<uintptr_t>(data) % alignof(uint16_t) == 0) {
+    const auto widen = dtype == DType::float16 ? kernels.widen_f16 : kernels.widen_bf16;
+    widen(static_cast<const uint16_t*>(data) + begin, out, static_cast<size_t>(count));
+  } else {
+    for (int64_t i = 0; i < count; ++i) out[i] = element(data, dtype, begin + i);
+  }
+}
+
 // Whether 4-bit weights are unpacked in registers, by every tile of rows anew, and not into memory for all rows.
 bool packed(const KernelTable& kernels, const Product& p) {
   const WeightFormat& format = p.weight->format();
@@ -294,10 +306,10 @@ void Linear::load(Team& team, int64_t row_begin, int64_t rows, const void* data,
 void Linear::load_quantized(int64_t channel, const void* data, DType dtype, int64_t source_row, std::vector<float>& row) {
   const int group = format_.group;
   uint8_t codes[kMaxGroup];
-  for (int64_t k = 0; k < depth_; ++k) row[static_cast<size_t>(k)] = element(data, dtype, source_row * depth_ + k);
+  read_floats(*kernels_, data, dtype, source_row * depth_, depth_, row.data());
   for (int64_t g = 0; g < groups_; ++g) {
     const int count = static_cast<int>(std::min<int64_t>(group, depth_ - g * group));
-    const float scale = quantize_group(row.data() + g * group, count, format_.dtype, codes);
+    const float scale = quantize_group(*kernels_, row.data() + g * group, count, format_.dtype, codes);
     std::memset(codes + count, zero_point(format_.dtype), static_cast<size_t>(group - count));
     store_group(channel, g, codes, scale);
   }

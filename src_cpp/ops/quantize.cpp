@@ -13,7 +13,6 @@ namespace llada {
 
 namespace {
 
-constexpr int kLanes = 8;  // independent sums: a fixed order for every instruction set, and one that compilers vectorise
 constexpr float kSmallestF16 = 0x1p-24f;        // and below kSmallestNormalF16 the step between two of them
 constexpr float kSmallestNormalF16 = 0x1p-14f;
 
@@ -28,71 +27,99 @@ struct Fit {
   double explained(double scale) const { return scale * (2 * wq - scale * qq); }
 };
 
-// The integers that a scale gives, and how well w lies along them.
-Fit fit(const float* w, int count, float inverse, float lowest, float highest, float* q) {
-  float wq[kLanes] = {}, qq[kLanes] = {};
-  for (int i = 0; i < count; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) {
-      float v = round_nearest(w[i + j] * inverse);
-      v = v < lowest ? lowest : v;
-      v = v > highest ? highest : v;
-      q[i + j] = v;
+// Of lanes [kSumLanes].
+Fit total(const float* w_q, const float* q_q) {
+  Fit sums{0, 0};
+  for (int j = 0; j < kSumLanes; ++j) sums.wq += w_q[j], sums.qq += q_q[j];
+  return sums;
+}
+
+// The integer of a weight, as a float.
+inline float integer(float w, float inverse, float lowest, float highest) {
+  const float v = round_nearest(w * inverse), raised = v < lowest ? lowest : v;
+  return raised > highest ? highest : raised;
+}
+
+// How well w lies along the integers that a scale gives.
+Fit fit(const float* w, int count, float inverse, float lowest, float highest) {
+  float wq[kSumLanes] = {}, qq[kSumLanes] = {};
+  for (int i = 0; i < count; i += kSumLanes) {
+    for (int j = 0; j < kSumLanes; ++j) {
+      const float v = integer(w[i + j], inverse, lowest, highest);
       wq[j] += w[i + j] * v;
       qq[j] += v * v;
     }
   }
-  Fit total{0, 0};
-  for (int j = 0; j < kLanes; ++j) total.wq += wq[j], total.qq += qq[j];
-  return total;
+  return total(wq, qq);
+}
+
+// The weight of the largest magnitude, the first of several; NaN when one is not finite. count is a multiple of kSumLanes.
+float extreme_of(const float* w, int count) {
+  float most[kSumLanes] = {}, poison[kSumLanes] = {};
+  for (int i = 0; i < count; i += kSumLanes) {
+    for (int j = 0; j < kSumLanes; ++j) {
+      const float size = std::fabs(w[i + j]);
+      most[j] = size > most[j] ? size : most[j];
+      poison[j] += w[i + j] * 0.0f;
+    }
+  }
+  float largest = 0.0f, bad = 0.0f;
+  for (int j = 0; j < kSumLanes; ++j) largest = std::max(largest, most[j]), bad += poison[j];
+  if (bad != 0.0f) return std::numeric_limits<float>::quiet_NaN();
+  return *std::find_if(w, w + count, [&](float v) { return std::fabs(v) == largest; });
 }
 
 }  // namespace
 
-float quantize_group(const float* w, int count, DType dtype, uint8_t* codes) {
-  const int zero = zero_point(dtype);
-  float padded[kMaxGroup] = {}, q[kMaxGroup], best_q[kMaxGroup] = {};
+float quantize_group(const KernelTable& kernels, const float* w, int count, DType dtype, uint8_t* codes) {
+  const int zero = zero_point(dtype), padded_count = static_cast<int>(round_up(count, kSumLanes));
+  float padded[kMaxGroup] = {};
   std::memcpy(padded, w, static_cast<size_t>(count) * sizeof(float));
-  float extreme = 0.0f, poison = 0.0f;  // the weight of the largest magnitude, sign included
-  for (int i = 0; i < count; ++i) {
-    poison += w[i] * 0.0f;
-    if (std::fabs(w[i]) > std::fabs(extreme)) extreme = w[i];
-  }
-  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(zero);
-  if (poison != 0.0f) return std::numeric_limits<float>::quiet_NaN();
+  std::memset(codes, zero, static_cast<size_t>(count));
+  const float extreme = extreme_of(padded, padded_count);
+  if (std::isnan(extreme)) return extreme;
   const bool four = dtype == DType::int4;
   const float lowest = four ? -8.0f : -127.0f, highest = four ? 7.0f : 127.0f;
   if (std::fabs(extreme) > -lowest * kLargestF16) throw_beyond(four ? "int4" : "int8", -lowest * kLargestF16, extreme);
   if (std::fabs(extreme) < kSmallestF16 / 2) return 0.0f;  // nearer to zero than to any other multiple of a scale
 
-  const int padded_count = static_cast<int>(round_up(count, kLanes));
   double best = 0;
-  float scale = 0.0f;
-  const auto consider = [&](float candidate, const Fit& f) {
+  float scale = 0.0f, inverse_of_best = 0.0f;  // the one that made the integers
+  const auto consider = [&](float candidate, float inverse, const Fit& f) {
     const double explained = f.explained(candidate);
     if (explained <= best) return;
     best = explained;
     scale = candidate;
-    std::memcpy(best_q, q, sizeof q);
+    inverse_of_best = inverse;
   };
-  // 4 bits reach from -8 to 7: the extreme weight goes to the far end, whatever its sign, or a little within or beyond it. 8 bits are
-  // fine enough for the plain scale.
-  for (int c = 0; c < (four ? 16 : 1); ++c) {
-    const float target = four ? -9.0f + 0.25f * static_cast<float>(c) : 127.0f;
-    const Fit f = fit(padded, padded_count, target / extreme, lowest, highest, q);
+  const auto consider_fitted = [&](float inverse, const Fit& f) {
+    // What any scale of these integers explains is at most wq^2 / qq: most of them need no scale.
+    constexpr double kRounding = 1 + 1e-12;
+    if (std::fabs(f.wq) > 2 * kSmallestNormalF16 * f.qq && f.wq * f.wq * kRounding <= best * f.qq) return;
     const float fitted = static_cast<float>(f.wq / f.qq);
     if (std::fabs(fitted) >= kSmallestNormalF16) {
-      consider(f16_to_float(float_to_f16(std::clamp(fitted, -kLargestF16, kLargestF16))), f);
-      continue;
+      consider(f16_to_float(float_to_f16(std::clamp(fitted, -kLargestF16, kLargestF16))), inverse, f);
+      return;
     }
     // Here float16 has few digits: the scales on both sides, with integers of their own.
     const float below = std::floor(std::fabs(fitted) / kSmallestF16) * kSmallestF16;
     for (const float size : {below, below + kSmallestF16}) {
       if (size == 0) continue;
       const float candidate = std::copysign(size, fitted);
-      consider(candidate, fit(padded, padded_count, 1 / candidate, lowest, highest, q));
+      consider(candidate, 1 / candidate, fit(padded, padded_count, 1 / candidate, lowest, highest));
     }
+  };
+  if (four) {
+    // They reach from -8 to 7: the extreme weight goes to the far end, whatever its sign, or a little within or beyond it.
+    float inverses[kScaleCandidates], w_q[kScaleCandidates * kSumLanes], q_q[kScaleCandidates * kSumLanes];
+    for (int c = 0; c < kScaleCandidates; ++c) inverses[c] = (-9.0f + 0.25f * static_cast<float>(c)) / extreme;
+    kernels.scale_sums(padded, padded_count, inverses, lowest, highest, w_q, q_q);
+    for (int c = 0; c < kScaleCandidates; ++c) consider_fitted(inverses[c], total(w_q + c * kSumLanes, q_q + c * kSumLanes));
+  } else {  // 8 bits are fine enough for the plain scale
+    consider_fitted(highest / extreme, fit(padded, padded_count, highest / extreme, lowest, highest));
   }
-  for (int i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(static_cast<int>(best_q[i]) + zero);
+  for (int i = 0; i < count; ++i)
+    codes[i] = static_cast<uint8_t>(static_cast<int>(integer(padded[i], inverse_of_best, lowest, highest)) + zero);
   return scale;
 }
 

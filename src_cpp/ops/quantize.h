@@ -15,7 +15,7 @@ constexpr int zero_point(DType dtype) { return dtype == DType::int4 ? 8 : 128; }
 // Codes of a group of weights and their scale, w ~ scale (code - zero): of several scales around the plain one, that with the least
 // squared error, fitted to its integers and rounded to float16. A group that is not finite gets a NaN scale. Throws std::out_of_range for a
 // weight whose scale would be beyond float16.
-float quantize_group(const float* w, int count, DType dtype, uint8_t* codes);
+float quantize_group(const KernelTable& kernels, const float* w, int count, DType dtype, uint8_t* codes);
 
 // Activations as their weights take them, 8-bit integers or bfloat16, kept from call to call and grown to the largest.
 class QuantizedRows {
