@@ -66,6 +66,7 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         void (*gemm_winograd_u4)(const QuantizedTile&) noexcept
         void (*quantize_q8)(const float*, int8_t*, float*, int32_t*, ptrdiff_t, int, int) noexcept
         void (*quantize_q8_for_u4)(const float*, int8_t*, float*, int32_t*, int32_t*, ptrdiff_t, int, int) noexcept
+        void (*scale_sums)(const float*, int, const float*, float, float, float*, float*) noexcept
         void (*widen_bf16)(const uint16_t*, float*, size_t) noexcept
         void (*widen_f16)(const uint16_t*, float*, size_t) noexcept
         void (*round_bf16)(const float*, float*, int) noexcept

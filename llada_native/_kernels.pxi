@@ -135,6 +135,9 @@ cdef class Kernels:
             winograd = &winograd_starts[0]
         self.table.quantize_q8_for_u4(&x[0], &q[0], &bases[0], &starts[0], winograd, 1, x.shape[0], group)
 
+    def scale_sums(self, const float[::1] w, const float[::1] inverses, float lowest, float highest, float[:, ::1] w_q, float[:, ::1] q_q):
+        self.table.scale_sums(&w[0], w.shape[0], &inverses[0], lowest, highest, &w_q[0, 0], &q_q[0, 0])
+
     def widen_bf16(self, const uint16_t[::1] x, float[::1] out):
         self.table.widen_bf16(&x[0], &out[0], x.shape[0])
 

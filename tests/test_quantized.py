@@ -316,6 +316,23 @@ def test_every_build_finds_the_same_scales(isa, count):
             assert scales[0] == scales[1] and np.array_equal(found, wanted), (dtype, w)
 
 
+@pytest.mark.parametrize("count", [8, 32, 64, 104, 128])
+def test_sums_that_scales_are_compared_by(isa, count):
+    """Eight lanes of float32, each product and each sum rounded: the same bits in every build."""
+    kernels, rng = _native.Kernels(isa), np.random.default_rng(count)
+    w, inverses = rng.normal(size=count).astype(np.float32), rng.normal(size=16, scale=4).astype(np.float32)
+    w[3] = 0.5 / inverses[2]  # a tie, nearly
+    w_q, q_q = np.full((2, 16, 8), np.nan, np.float32)
+    kernels.scale_sums(w, inverses, -8, 7, w_q, q_q)
+    q = np.clip(np.rint(w * inverses[:, None]), -8, 7)
+    assert q.min() == -8 and q.max() == 7
+    wanted_w, wanted_q = np.zeros((2, 16, 8), np.float32)
+    for lanes in range(0, count, 8):
+        wanted_w += w[lanes:lanes + 8] * q[:, lanes:lanes + 8]
+        wanted_q += q[:, lanes:lanes + 8] ** 2
+    assert np.array_equal(w_q, wanted_w) and np.array_equal(q_q, wanted_q)
+
+
 @pytest.mark.parametrize("count", [7, 32, 64, 128])
 def test_none_of_the_16_scales_is_better(isa, count):
     """Each is the float16 nearest to the best for the integers that a place of the extreme weight from -9 to -5.25 gives; float64."""

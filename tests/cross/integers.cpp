@@ -246,6 +246,24 @@ void quantize(const KernelTable& table, const KernelTable& scalar, int bits) {
     }
 }
 
+// Products and sums are rounded one by one in every build.
+void scale_sums(const KernelTable& table, const KernelTable& scalar) {
+  Check check(table, "scale_sums");
+  for (int n : {8, 32, 56, 64, 128})
+    for (const char* fill : kFills) {
+      check.at(text({{"n", n}}, fill));
+      const Buffer<float> w = filled(fill, n), inverses = normals(llada::kScaleCandidates);
+      const int size = llada::kScaleCandidates * llada::kSumLanes;
+      Buffer<float> w_q(size, 7.0f), q_q = w_q, wanted_w_q = w_q, wanted_q_q = w_q;
+      table.scale_sums(w.data(), n, inverses.data(), -8, 7, w_q.data(), q_q.data());
+      scalar.scale_sums(w.data(), n, inverses.data(), -8, 7, wanted_w_q.data(), wanted_q_q.data());
+      check.same(w_q, wanted_w_q);
+      check.same(q_q, wanted_q_q);
+      check.guards(w_q);
+      check.guards(q_q);
+    }
+}
+
 }  // namespace
 
 void integer_gemms(const KernelTable& table, const KernelTable& scalar) {
@@ -254,6 +272,7 @@ void integer_gemms(const KernelTable& table, const KernelTable& scalar) {
   unpack(table);
   quantize(table, scalar, 8);
   quantize(table, scalar, 4);
+  scale_sums(table, scalar);
 }
 
 }  // namespace cross
