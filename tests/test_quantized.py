@@ -322,14 +322,14 @@ def test_sums_that_scales_are_compared_by(isa, count):
     kernels, rng = _native.Kernels(isa), np.random.default_rng(count)
     w, inverses = rng.normal(size=count).astype(np.float32), rng.normal(size=16, scale=4).astype(np.float32)
     w[3] = 0.5 / inverses[2]  # a tie, nearly
-    w_q, q_q = np.full((2, 16, 8), np.nan, np.float32)
+    w_q, q_q = np.full((2, 8, 16), np.nan, np.float32)
     kernels.scale_sums(w, inverses, -8, 7, w_q, q_q)
-    q = np.clip(np.rint(w * inverses[:, None]), -8, 7)
+    q = np.clip(np.rint(w[:, None] * inverses), -8, 7)
     assert q.min() == -8 and q.max() == 7
-    wanted_w, wanted_q = np.zeros((2, 16, 8), np.float32)
-    for lanes in range(0, count, 8):
-        wanted_w += w[lanes:lanes + 8] * q[:, lanes:lanes + 8]
-        wanted_q += q[:, lanes:lanes + 8] ** 2
+    wanted_w, wanted_q = np.zeros((2, 8, 16), np.float32)
+    for eight in (slice(begin, begin + 8) for begin in range(0, count, 8)):
+        wanted_w += w[eight, None] * q[eight]
+        wanted_q += q[eight] ** 2
     assert np.array_equal(w_q, wanted_w) and np.array_equal(q_q, wanted_q)
 
 

@@ -11,6 +11,7 @@
 
 namespace {
 
+using llada::kMaxGroup;
 using llada::QuantizedTile;
 
 // Eight depths of a channel in four bytes: the low nibbles are the first four.

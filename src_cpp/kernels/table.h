@@ -166,8 +166,8 @@ struct KernelTable {
                              int n, int group);
 
   // Of the integers q = w inverse, rounded and held within [lowest, highest], that each inverse [kScaleCandidates] makes of weights w [count]:
-  // w_q, the sum of w q, and q_q, that of q q, both [kScaleCandidates][kSumLanes], lane j of weights j, j + kSumLanes and so on, of which
-  // count is a multiple. |w inverse| < 2^22. The same bits in every build.
+  // w_q, the sum of w q, and q_q, that of q q, both [kSumLanes][kScaleCandidates], lane j of weights j, j + kSumLanes and so on.
+  // |w inverse| < 2^22. The same bits in every build.
   void (*scale_sums)(const float* w, int count, const float* inverses, float lowest, float highest, float* w_q, float* q_q);
 
   // out[n] = x[n], exact.

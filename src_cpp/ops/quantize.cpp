@@ -27,13 +27,6 @@ struct Fit {
   double explained(double scale) const { return scale * (2 * wq - scale * qq); }
 };
 
-// Of lanes [kSumLanes].
-Fit total(const float* w_q, const float* q_q) {
-  Fit sums{0, 0};
-  for (int j = 0; j < kSumLanes; ++j) sums.wq += w_q[j], sums.qq += q_q[j];
-  return sums;
-}
-
 // The integer of a weight, as a float.
 inline float integer(float w, float inverse, float lowest, float highest) {
   const float v = round_nearest(w * inverse), raised = v < lowest ? lowest : v;
@@ -50,23 +43,20 @@ Fit fit(const float* w, int count, float inverse, float lowest, float highest) {
       qq[j] += v * v;
     }
   }
-  return total(wq, qq);
+  Fit total{0, 0};
+  for (int j = 0; j < kSumLanes; ++j) total.wq += wq[j], total.qq += qq[j];
+  return total;
 }
 
-// The weight of the largest magnitude, the first of several; NaN when one is not finite. count is a multiple of kSumLanes.
+// The weight of the largest magnitude, the first of several; NaN when one is not finite. Magnitudes are compared as integers, whose order
+// is that of the numbers, and which compilers put into vectors.
 float extreme_of(const float* w, int count) {
-  float most[kSumLanes] = {}, poison[kSumLanes] = {};
-  for (int i = 0; i < count; i += kSumLanes) {
-    for (int j = 0; j < kSumLanes; ++j) {
-      const float size = std::fabs(w[i + j]);
-      most[j] = size > most[j] ? size : most[j];
-      poison[j] += w[i + j] * 0.0f;
-    }
-  }
-  float largest = 0.0f, bad = 0.0f;
-  for (int j = 0; j < kSumLanes; ++j) largest = std::max(largest, most[j]), bad += poison[j];
-  if (bad != 0.0f) return std::numeric_limits<float>::quiet_NaN();
-  return *std::find_if(w, w + count, [&](float v) { return std::fabs(v) == largest; });
+  constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
+  const auto magnitude = [](float v) { return static_cast<int32_t>(float_to_bits(v)) & kMagnitude; };
+  int32_t largest = 0;
+  for (int i = 0; i < count; ++i) largest = std::max(largest, magnitude(w[i]));
+  if (largest >= kInfinity) return std::numeric_limits<float>::quiet_NaN();
+  return *std::find_if(w, w + count, [&](float v) { return magnitude(v) == largest; });
 }
 
 }  // namespace
@@ -76,7 +66,7 @@ float quantize_group(const KernelTable& kernels, const float* w, int count, DTyp
   float padded[kMaxGroup] = {};
   std::memcpy(padded, w, static_cast<size_t>(count) * sizeof(float));
   std::memset(codes, zero, static_cast<size_t>(count));
-  const float extreme = extreme_of(padded, padded_count);
+  const float extreme = extreme_of(padded, count);
   if (std::isnan(extreme)) return extreme;
   const bool four = dtype == DType::int4;
   const float lowest = four ? -8.0f : -127.0f, highest = four ? 7.0f : 127.0f;
@@ -111,10 +101,13 @@ float quantize_group(const KernelTable& kernels, const float* w, int count, DTyp
   };
   if (four) {
     // They reach from -8 to 7: the extreme weight goes to the far end, whatever its sign, or a little within or beyond it.
-    float inverses[kScaleCandidates], w_q[kScaleCandidates * kSumLanes], q_q[kScaleCandidates * kSumLanes];
+    float inverses[kScaleCandidates], w_q[kSumLanes][kScaleCandidates], q_q[kSumLanes][kScaleCandidates];
+    double wq[kScaleCandidates] = {}, qq[kScaleCandidates] = {};
     for (int c = 0; c < kScaleCandidates; ++c) inverses[c] = (-9.0f + 0.25f * static_cast<float>(c)) / extreme;
-    kernels.scale_sums(padded, padded_count, inverses, lowest, highest, w_q, q_q);
-    for (int c = 0; c < kScaleCandidates; ++c) consider_fitted(inverses[c], total(w_q + c * kSumLanes, q_q + c * kSumLanes));
+    kernels.scale_sums(padded, padded_count, inverses, lowest, highest, w_q[0], q_q[0]);
+    for (int j = 0; j < kSumLanes; ++j)
+      for (int c = 0; c < kScaleCandidates; ++c) wq[c] += w_q[j][c], qq[c] += q_q[j][c];
+    for (int c = 0; c < kScaleCandidates; ++c) consider_fitted(inverses[c], {wq[c], qq[c]});
   } else {  // 8 bits are fine enough for the plain scale
     consider_fitted(highest / extreme, fit(padded, padded_count, highest / extreme, lowest, highest));
   }
