@@ -275,13 +275,15 @@ void Linear::allocate() {
 }
 
 void Linear::clear() {
+  const int64_t last = (panels_ - 1) * (data_.size() / panels_);  // where the last panel begins
   if (format_.quantized()) {
-    std::memset(scales_.data(), 0, static_cast<size_t>(scales_.size()) * sizeof(uint16_t));
-    std::memset(data_.data(), format_.dtype == DType::int4 ? 0x88 : 128, static_cast<size_t>(data_.size()));
+    const int64_t last_scales = (panels_ - 1) * groups_ * panel_;
+    std::memset(scales_.data() + last_scales, 0, static_cast<size_t>(scales_.size() - last_scales) * sizeof(uint16_t));
+    std::memset(data_.data() + last, format_.dtype == DType::int4 ? 0x88 : 128, static_cast<size_t>(data_.size() - last));
     return;
   }
-  const int64_t last = stored_depth_ > depth_ ? 0 : (panels_ - 1) * panel_ * depth_ * size_of(format_.dtype);
-  std::memset(data_.data() + last, 0, static_cast<size_t>(data_.size() - last));
+  const int64_t begin = stored_depth_ > depth_ ? 0 : last;
+  std::memset(data_.data() + begin, 0, static_cast<size_t>(data_.size() - begin));
 }
 
 void Linear::load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype) {

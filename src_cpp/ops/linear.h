@@ -23,10 +23,10 @@ class Linear {
   Linear() = default;
   Linear(int64_t channels, int64_t depth, WeightFormat format, const KernelTable& kernels);
 
-  // Memory of its own for the weights, which are zero.
+  // Memory of its own for the weights, which are to be loaded.
   void allocate();
 
-  // Sets the weights to zero in memory that they have.
+  // Zeros in what no channel fills, of memory that the weights have.
   void clear();
 
   // Calls f with each array and the bytes that it has or will have, in an order that never changes.
