@@ -74,6 +74,7 @@ LLADA_UNROLL(12)
     if (step > kLine) prefetch(next + kLine);
     decltype(Product::weights(w)) weights[kVectors];
     for (int j = 0; j < kVectors; ++j) weights[j] = Product::weights(w + j * Vec::kLanes * kDepth);
+LLADA_UNROLL(12)
     for (int r = 0; r < Rows; ++r) {
       const auto x = Product::factors(a[r / 3] + r % 3 * a_stride);
       for (int j = 0; j < kVectors; ++j) acc[r][j] = Product::add_product(acc[r][j], weights[j], x);
