@@ -12,7 +12,8 @@ import llada_native
 def main(folder: str | None = None) -> None:
     with llada_native.LLaDAForCausalLM(folder) as model:
         # A number is so many masks; what comes behind them helps to fill them.
-        print(model.infill([["17 + ", 2, " = 42"], ["12 + ", 2, " = 42"]], prompt="What is 17 plus 25?"))
+        for first, second in ((17, 25), (12, 30)):
+            print(model.infill([f"{first} + ", 2, " = 42"], prompt=f"What is {first} plus {second}?"))
 
         # How many there are is part of the question. A space belongs to the token behind it, so the text ends before the space.
         for masks in (1, 2, 3):

@@ -12,8 +12,7 @@ from .result import IntArray
 if TYPE_CHECKING:
     from .options import GenerationOptions
 
-WHY_NOT = ("every row of this model sees the whole canvas, so each token of an answer changes the keys and values of its prompt: there are "
-           "none to keep")
+WHY_NOT = "every row of this model sees the whole canvas, so each token of an answer changes the keys and values of its prompt"
 
 
 class Carry:

@@ -26,10 +26,12 @@ def check_device(device: object, ndev: object) -> None:
     Raises
     ------
     TypeError, ValueError
-        `device` is no `DeviceType`, not the CPU, or `ndev` is not 1.
+        `device` is neither a `DeviceType` nor "cpu", not the CPU, or `ndev` is not 1.
     """
+    if isinstance(device, str) and device.lower() == "cpu":
+        device = DeviceType.DEVICE_TYPE_CPU
     if isinstance(device, bool) or not isinstance(device, int):
-        raise TypeError(f"device: expected a DeviceType, such as DeviceType.DEVICE_TYPE_CPU, found {device!r}")
+        raise TypeError(f"device: expected a DeviceType, such as DeviceType.DEVICE_TYPE_CPU, or 'cpu', found {device!r}")
     if device not in list(DeviceType):
         raise ValueError(f"device: expected a DeviceType, found {checks.shown(device)}")
     if device != DeviceType.DEVICE_TYPE_CPU:

@@ -46,7 +46,7 @@ class LLaDAForCausalLM:
         is no path of this machine names a repository of the Hugging Face hub, "organization/name", or a GGUF file in one,
         "organization/name:file.gguf"; what the cache of huggingface_hub lacks of it is downloaded. Without it, the demo model of this
         package.
-    device : DeviceType
+    device : DeviceType or "cpu"
         DEVICE_TYPE_CPU; this build has no other.
     ndev : int
         1: all cores are one device.
@@ -99,7 +99,7 @@ class LLaDAForCausalLM:
     loads again. As a context manager it frees its memory at the end.
     """
 
-    def __init__(self, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
+    def __init__(self, model_dir_path: str | Path | None = None, device: DeviceType | str = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
                  max_tokens: int | None = None, *, dtype: str = "auto", group_size: int | None = None, backend: str = "native",
                  num_threads: int | None = None, isa: str | None = None, fallback: str | None = None,
                  cache_dir: str | Path | None = None, revision: str | None = None) -> None:
@@ -118,7 +118,7 @@ class LLaDAForCausalLM:
                       "backend": backend, "num_threads": num_threads, "isa": isa, "fallback": fallback, "cache_dir": cache_dir})
 
     @classmethod
-    def from_pretrained(cls, model_dir_path: str | Path | None = None, device: DeviceType = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
+    def from_pretrained(cls, model_dir_path: str | Path | None = None, device: DeviceType | str = DeviceType.DEVICE_TYPE_CPU, ndev: int = 1,
                         max_tokens: int | None = None, **arguments: Any) -> LLaDAForCausalLM:
         """Load a checkpoint folder, a GGUF file or a repository of the Hugging Face hub; the same as the constructor."""
         return cls(model_dir_path, device, ndev, max_tokens, **arguments)
@@ -223,8 +223,9 @@ class LLaDAForCausalLM:
         ----------
         prompts : str, list of str, chat messages, list of chat messages, or integers
             Integers: one prompt in one dimension, several in two or as a list of arrays of any lengths. Any kind of array will do.
-        max_steps, gen_length, block_length, temperature_, cfg_scale, remasking, mask_id, logits_eos_inf, confidence_eos_eot_inf, topp_, \
-        topk_
+        temperature_, cfg_scale, remasking, mask_id, topp_, topk_, logits_eos_inf, confidence_eos_eot_inf
+            As `GenerationOptions` has them; None is the default.
+        max_steps, gen_length, block_length
             As `GenerationOptions` has them; None is the default. Unset lengths come from the checkpoint's generation_config.json, else
             from the reference sampler (128); max_steps is gen_length.
         verbose : bool

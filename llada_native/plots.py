@@ -71,6 +71,8 @@ def overview(trace: Trace, request: int = 0, axes: Any = None) -> Any:
     """The three beside each other, in an array of three Axes."""
     if axes is None:
         axes = _pyplot().subplots(1, 3, figsize=(13, 3.8), layout="constrained")[1]
+    if not hasattr(axes, "__len__"):
+        raise TypeError(f"axes: expected 3 of matplotlib's Axes, found {axes!r}")
     if len(axes) != 3:
         raise ValueError(f"axes: expected 3, found {len(axes)}")
     for draw, one in zip((commit_order, confidence, rows), axes, strict=True):

@@ -64,6 +64,9 @@ def _items(prompts: Any) -> list[Any]:
             return [list(prompts)]
         if all(isinstance(p, Sequence) and len(p) and all(isinstance(m, Mapping) for m in p) for p in prompts):
             return [list(p) for p in prompts]
+        if any(isinstance(p, str) for p in prompts):
+            i, odd = next((i, p) for i, p in enumerate(prompts) if not isinstance(p, str))
+            raise TypeError(f"prompts[{i}]: expected text like the others, found {odd!r}")
     return id_rows(prompts, "prompts")
 
 

@@ -49,9 +49,9 @@ def spell(thing: Any, kinds: Mapping[str, type[Any]]) -> str:
 def _choice(found: str, known: Iterable[str]) -> str:
     """What was to be expected, the nearest first."""
     names = list(known)
-    nearest = difflib.get_close_matches(found, names, n=1, cutoff=0.4)
-    if nearest:
-        return f"{nearest[0]!r} or another of {', '.join(names)}"
+    for nearest in difflib.get_close_matches(found, names, n=1, cutoff=0.6):
+        others = [name for name in names if name != nearest]
+        return f"{nearest!r} or {'another of ' if others[1:] else ''}{', '.join(others)}" if others else repr(nearest)
     return f"one of {', '.join(names)}" if names else "no parameters"
 
 

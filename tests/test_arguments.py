@@ -252,8 +252,13 @@ INHOMOGENEOUS = [[[1, 2], [[3, 4], [5]]], [[[1, 2], [3]], [4]], [[[1, 2], [3]]]]
     np.array([None]), [10**30], *INHOMOGENEOUS,
 ], ids=label)
 def test_prompts_of_the_wrong_kind(model: LLaDAForCausalLM, prompts: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"^prompts: expected "):
+    with pytest.raises((TypeError, ValueError), match=r"^prompts(\[\d\])?: expected "):
         model.generate(prompts, gen_length=4)
+
+
+def test_what_is_no_text_among_texts_is_named(model: LLaDAForCausalLM) -> None:
+    with pytest.raises(TypeError, match=r"^prompts\[1\]: expected text like the others, found 1$"):
+        model.generate(["a", 1])
 
 
 @pytest.mark.parametrize(("prompts", "message"), [

@@ -150,8 +150,8 @@ def test_keys_are_reused_where_they_can_be(tmp_path, demo):
     assert talk.carry.held > 0
     talk.reset()
     assert talk.turns == [] and talk.carry.held == 0, "the memory is free"
-    assert "none: cache=none and guidance keep none" in plain.stats()
-    assert "none: every row of this model sees the whole canvas" in Conversation(demo).stats()
+    assert "none, as cache=none and guidance keep none" in plain.stats()
+    assert "none, as every row of this model sees the whole canvas" in Conversation(demo).stats()
 
 
 def folders_tokenizer(folder):
@@ -226,7 +226,8 @@ never asked
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "12 + 30 = 42" and json.loads(lines[1]) == {"preset": "balanced", "gen_length": 32, "seed": 3}
-    assert lines[2].startswith("1 turn; 1 answer, ") and json.loads(path.read_text())["settings"] == {"preset": "balanced", "seed": 3}
+    assert lines[2].startswith("1 turn remembered; 1 whole answer, ")
+    assert json.loads(path.read_text())["settings"] == {"preset": "balanced", "seed": 3}
     assert sum(line.startswith("/") for line in lines) == 11 and "never" not in out
 
 

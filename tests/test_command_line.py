@@ -19,6 +19,7 @@ from llada_native.cli import completion, infill, output
 from llada_native.cli.arguments import EXIT_CODES
 
 ELSEWHERE = Path(__file__).parent
+DEMO = Path(llada_native.__file__).parent / "demo"
 PROMPT = "Sort these numbers: 31, 7, 52, 12."
 NAMES = sorted(command.__name__.rpartition(".")[2] for command in cli.COMMANDS)
 
@@ -81,7 +82,7 @@ def test_infill_and_score(capsys):
     assert json.loads(capsys.readouterr().out)["texts"] == ["12 + 30 = 42."]
     assert cli.main(["infill", "[MASK:3]"]) == 0
     assert cli.main(["infill", "--max-steps", "1", "a [MASK:4]"]) == 0  # which the blocks of an answer of default length would refuse
-    assert cli.main(["infill", "no mask"]) == 2
+    assert cli.main(["infill", "no mask"]) == 1
     assert "expected [MASK]" in capsys.readouterr().err
     assert cli.main(["score", "--seed", "0", "--json", "What is 12 plus 30?", "12 + 30 = 42", "12 + 30 = 43"]) == 0
     right, wrong = json.loads(capsys.readouterr().out)["scores"]
@@ -89,10 +90,45 @@ def test_infill_and_score(capsys):
     assert [right["log_likelihood"], wrong["log_likelihood"]] == wanted and wanted[0] > wanted[1]
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("a[MASK]b", ["a", 1, "b"]), ("[MASK:12]", [12]), ("a [MASK:x]", ["a [MASK:x]"]),
-                                              ("[MASK][MASK:2] c", [1, 2, " c"]), ("", []), ("[MASK:0]", [0])])
+@pytest.mark.parametrize(("text", "wanted"), [("a[MASK]b", ["a", 1, "b"]), ("[MASK:12]", [12]), ("[MASK:007] [mas]", [7, " [mas]"]),
+                                              ("[MASK][MASK:2] c", [1, 2, " c"]), ("[UNMASK] [MASK]", ["[UNMASK] ", 1])])
 def test_parts_of_a_text(text, wanted):
     assert infill.parts(text) == wanted
+
+
+@pytest.mark.parametrize("mask", ["[MASK:x]", "[MASK:0]", "[MASK:1234567]", "[MASK:]", "[mask]", "[MASK:2"])
+def test_masks_that_are_misspelt(mask, capsys):
+    assert cli.main(["infill", f"a [MASK:2] b {mask}"]) == 1
+    assert f"found {mask}" in capsys.readouterr().err
+
+
+def test_texts_to_fill_from_files_and_pipes(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("12 + 30 = [MASK:2].\n", "utf-8")
+    wanted = "12 + 30 = 42.\n"
+    assert cli.main(["infill", "--prompt", "What is 12 plus 30?", f"@{tmp_path}/text.txt"]) == 0
+    assert capsys.readouterr().out == wanted
+    for argument in ("", "-"):
+        run = shell(f"llada-native infill --prompt 'What is 12 plus 30?' {argument} < {shlex.quote(str(tmp_path / 'text.txt'))}")
+        assert (run.stdout.decode(), run.stderr) == (wanted, b"")
+    run = shell(f"llada-native score --seed 0 --mc-num 2 - '12 + 30 = 42' < {shlex.quote(str(tmp_path / 'text.txt'))}")
+    assert run.returncode == 0 and run.stdout.endswith(b"\t12 + 30 = 42\n")
+
+
+def test_what_was_refused_is_told_from_wrong_arguments(tmp_path, capsys):
+    for arguments, said in ((["generate", "@"], "@: expected the name of a file"), (["generate", ""], "no prompt: an argument is empty"),
+                            (["score", "a", ""], "no answer: an argument is empty"), (["infill", ""], "no text: an argument is empty")):
+        assert cli.main(arguments) == 1
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["generate", "a"], ["score", "a", "b"], ["infill", "[MASK]"], ["batch", "-", "-"], ["chat"]],
+                         ids=lambda arguments: arguments[0])
+def test_a_model_that_cannot_read(arguments, tmp_path, capsys):
+    for path in DEMO.iterdir():
+        if path.suffix in (".json", ".safetensors") and "tokenizer" not in path.name:
+            (tmp_path / path.name).symlink_to(path)
+    assert cli.main([*arguments, "--model", str(tmp_path)]) == 1
+    assert "tokenizer" in capsys.readouterr().err
 
 
 # ---- help, usage, exit codes

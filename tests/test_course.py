@@ -525,11 +525,11 @@ def test_a_preset_that_stands_in_the_way_is_named(model, options):
 
 
 @pytest.mark.parametrize(("options", "error", "message"), [
-    ({"selector": "quotas"}, ValueError, "selector: expected 'quota' or another of quota, threshold"),
+    ({"selector": "quotas"}, ValueError, "selector: expected 'quota' or another of threshold"),
     ({"selector": "quota:tau=1"}, ValueError, "quota: expected no parameters, found parameter 'tau'"),
     ({"selector": "quota:0.5"}, ValueError, "quota: expected parameter=value, found '0.5'"),
     ({"selector": "quota:)("}, ValueError, "quota: expected parameter=value"),
-    ({"cache": "quota:tau=__import__('os')"}, ValueError, "cache: expected 'dual' or another of none"),
+    ({"cache": "quota:tau=__import__('os')"}, ValueError, "cache: expected one of none"),
     ({"cache": "none:x=open('f')"}, ValueError, "none: expected no parameters, found parameter 'x'"),
     ({"cache": "dual:vicinity=3"}, ValueError, "dual: vicinity: expected two numbers of positions, like .16, 16., found 3"),
     ({"cache": "delayed:doubt=2"}, ValueError, "delayed: doubt: expected a number from 0 to 1, found 2"),

@@ -264,7 +264,7 @@ def test_constructor(folder: Path, name: str, value: Any) -> None:
     *(({"device": n}, ValueError, f"device: expected DEVICE_TYPE_CPU, .*, found DEVICE_TYPE_{name}$")
       for name, n in (("NVIDIA", 1), ("KUNLUN", 7))),
     *(({"device": value}, ValueError, f"device: expected a DeviceType.*, found {value}$") for value in (-1, 9, 10**30)),
-    *(({"device": value}, TypeError, "device: expected a DeviceType.*, found ") for value in ("cpu", None, 0.0, False, [0])),
+    *(({"device": value}, TypeError, "device: expected a DeviceType.*, found ") for value in ("cuda", None, 0.0, False, [0])),
     ({"ndev": 0}, ValueError, r"ndev: expected 1, found 0"),
     ({"ndev": 2}, ValueError, "ndev: expected 1, found 2"),
     ({"ndev": 1.0}, TypeError, "ndev: expected a whole number, found 1.0$"),

@@ -312,8 +312,8 @@ def test_every_build_finds_the_same_scales(isa, count):
     for w in groups_of_all_kinds(count):
         for dtype in BITS:
             found, wanted = np.empty(count, np.uint8), np.empty(count, np.uint8)
-            scale = _native.quantize_group(w.astype(np.float32), dtype, found, isa)
-            assert scale == _native.quantize_group(w.astype(np.float32), dtype, wanted, "scalar") and np.array_equal(found, wanted), (dtype, w)
+            scales = [_native.quantize_group(w.astype(np.float32), dtype, out, build) for out, build in ((found, isa), (wanted, "scalar"))]
+            assert scales[0] == scales[1] and np.array_equal(found, wanted), (dtype, w)
 
 
 @pytest.mark.parametrize("count", [8, 32, 64, 104, 128])

@@ -299,11 +299,11 @@ def test_parse():
 
 
 @pytest.mark.parametrize("text, message", [
-    ("treshold", "selector: expected 'threshold' or another of quota, threshold, "),
+    ("treshold", "selector: expected 'threshold' or another of quota, factor, "),
     ("localleap", "selector: expected 'local_leap' or another of "),
     ("", "selector: expected one of quota, .*, found ''"),
     ("Threshold(0.8)", "selector: expected 'threshold' or another of .*, found 'Threshold"),
-    ("threshold:taw=0.8", "threshold: expected 'tau' or another of tau, strict, slack, found parameter 'taw'"),
+    ("threshold:taw=0.8", "threshold: expected 'tau' or another of strict, slack, found parameter 'taw'"),
     ("threshold:xyz=0.8", "threshold: expected one of tau, strict, slack, found parameter 'xyz'"),
     ("quota:tau=0.8", "quota: expected no parameters, found parameter 'tau'"),
     ("margin:wants=1", "margin: expected one of tau, found parameter 'wants'"),

@@ -283,7 +283,7 @@ def test_what_replays_keep_is_bounded():
 
 CASES = {
     # field: [(value, part of the message)]
-    "model": [(None, "expected 'demo', found None"), (3, "expected 'demo', found 3")],
+    "model": [(None, "expected 'demo', found nothing"), (3, "expected 'demo', found 3")],
     "n": [(0, "expected 1 to 8"), (9, "expected 1 to 8"), (1.5, "expected a whole number"), (True, "expected a whole number")],
     "max_tokens": [(0, "expected 1 to 1024, found 0"), (-1, "found -1"), (1025, "1025"), ("many", "whole number"), (1e3, "whole number"),
                    (10**40, "expected 1 to 1024"), ([], "whole number")],
@@ -299,7 +299,7 @@ CASES = {
     "timeout": [(-1, "from 0 to 300"), (301, "from 0 to 300")],
     "stop": [([""], "1 to 256 characters"), ("x" * 257, "1 to 256 characters"), (["a"] * 5, "at most 4"), (7, "expected a text or a list"),
              ([7], "expected texts"), ("\ud800", "surrogate")],
-    "stream": [("yes", "expected True or False"), (1, "expected True or False")],
+    "stream": [("yes", "expected true or false"), (1, "expected true or false")],
     "stream_options": [({"include_usage": True}, "is for stream=true"), ([], "include_usage"), ({"x": 1}, "include_usage")],
     "drafts": [(True, "is for stream=true")],
     "preset": [("quick", "'reference', 'balanced', 'fast'"), (1, "expected a name"), ("x" * 201, "at most 200 characters")],
@@ -307,8 +307,8 @@ CASES = {
                  ("\ud800", "surrogate")],
     "canvas": [("causal_blocks:length=32", "block-causal"), ("grow:start=4000,most=8000", "max_tokens \\(1024\\)"),
                ("grow:start=1000000", "grow: most")],
-    "early_stop": [("no", "expected True or False")],
-    "confidence_eos_eot_inf": [("maybe", "expected True or False")],
+    "early_stop": [("no", "expected true or false")],
+    "confidence_eos_eot_inf": [("maybe", "expected true or false")],
     "user": [(5, "expected a text")],
     "frequency_penalty": [(0.5, "is not supported; expected none or 0, found 0.5"), (False, "is not supported")],
     "logit_bias": [({"50": -100}, "is not supported")],
@@ -334,7 +334,7 @@ def test_every_field_is_checked(client, field):
 
 
 @pytest.mark.parametrize(("message", "expected"), [
-    ("hi", "messages[0]: expected an object, found 'hi'"), ({"role": "user"}, "content: expected text, found None"),
+    ("hi", "messages[0]: expected an object, found 'hi'"), ({"role": "user"}, "content: expected text, found nothing"),
     ({"role": "tool", "content": "x"}, "role: expected one of system, developer, user, assistant, found 'tool'"),
     ({"role": ["user"], "content": "x"}, "role: expected one of"), ({"content": "x"}, "role: expected one of"),
     ({"role": "user", "content": "x", "tool_calls": []}, "'tool_calls' is not supported"),

@@ -78,10 +78,16 @@ def test_other_devices_are_refused_by_name(tiny, name):
         LLaDAForCausalLM(tiny[0], DeviceType[name])
 
 
-@pytest.mark.parametrize(("device", "kind"), [(9, ValueError), (-1, ValueError), ("cpu", TypeError), (True, TypeError), (None, TypeError)])
+@pytest.mark.parametrize(("device", "kind"), [(9, ValueError), (-1, ValueError), ("cuda", TypeError), (True, TypeError), (None, TypeError)])
 def test_what_is_no_device(tiny, device, kind):
     with pytest.raises(kind, match=r"^device: expected a DeviceType.*, found "):
         LLaDAForCausalLM(tiny[0], device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "CPU"])
+def test_a_device_by_its_name(tiny, device):
+    with LLaDAForCausalLM(tiny[0], device) as model:
+        assert model.backend == "native"
 
 
 def test_two_devices_are_refused_with_a_pointer(tiny):

@@ -2,7 +2,7 @@
 
     python tools/demo_frontier.py                                       # the configurations below
     python tools/demo_frontier.py --model FOLDER --prompts 100 --svg frontier.svg
-    python tools/demo_frontier.py --only '{"selector": "factor:f=1.5"}' '{"preset": "fast"}'
+    python tools/demo_frontier.py --only '{"selector": "factor:f=1.5"}' '{"preset": "fast"}' --prompts 20
 
 Rows per token are rows of forward passes over tokens before the first end token. Tokens a second are those of one prompt at a time, the
 configurations in turn.
@@ -158,11 +158,16 @@ def main() -> None:
     ap.add_argument("--svg", type=Path, help="draw the frontier")
     a = ap.parse_args()
     model = llada_native.LLaDAForCausalLM.from_pretrained(a.model)
+    try:
+        chosen = CONFIGURATIONS if a.only is None else {"reference": {}} | {text: json.loads(text) for text in a.only}
+        for options in chosen.values():
+            model.options(**LENGTHS, **options)
+    except (TypeError, ValueError) as e:
+        ap.error(f"--only: expected options of generate, like '{{\"preset\": \"fast\"}}': {e}")
     samples = []
     for task in (t for t in tasks.TASKS if t not in tasks.ALWAYS_TRAINED):
         rng = random.Random(f"{a.seed} {task}")
         samples += [tasks.sample(rng, want_held_out=True, task=task)[1:] for _ in range(a.prompts)]
-    chosen = CONFIGURATIONS if a.only is None else {"reference": {}} | {text: json.loads(text) for text in a.only}
     results = {}
     for name, options in chosen.items():
         results[name] = measure(model, samples, options)

@@ -24,12 +24,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import synthetic_gguf
 from turns import ratios, seconds, table
 
 import llada_native
+
+try:
+    import llama_cpp
+except ImportError:
+    sys.exit("compare.py needs the package llama_cpp, which the extra peers brings: pip install '.[peers]'")
 
 LAYERS = 2
 OPERATIONS = 2 * LAYERS * (4 * synthetic_gguf.D_MODEL**2 + 3 * synthetic_gguf.D_MODEL * synthetic_gguf.MLP)  # a row

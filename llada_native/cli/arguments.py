@@ -27,7 +27,8 @@ from ..windows import NAMES as CANVASES
 
 GROUPED = ("int8", "int4")  # dtypes of weights that share scales
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-EXIT_CODES = "exit codes: 0 done, 1 the model or the input was refused, 2 an argument is wrong, 130 interrupted\n"
+EXIT_CODES = ("exit codes: 0 done, 1 the model, a file or a text was refused or the engine failed, 2 an argument is wrong, "
+              "130 interrupted\n")
 FLAGS: dict[str, bool | str] = {"off": False, "on": True, "compat": "compat"}
 # Options whose names on the command line are those of the API.
 PLAIN_OPTIONS = ("max_steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking", "top_k", "top_p",
@@ -131,14 +132,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", metavar="FOLDER", help="keep packed weights here: later loads map them")
 
 
-def open_model(a: argparse.Namespace) -> LLaDAForCausalLM:
-    """The model that the arguments name."""
+def open_model(a: argparse.Namespace, texts: bool = False) -> LLaDAForCausalLM:
+    """The model that the arguments name; with `texts` one that can read them, or InputError."""
     check_groups(a, a.dtype)
     model = LLaDAForCausalLM.from_pretrained(a.model, dtype=a.dtype, group_size=a.group_size, backend=a.backend,
                                              num_threads=a.num_threads, isa=a.isa, cache_dir=a.cache_dir, revision=a.revision,
                                              fallback=getattr(a, "fallback", None))
     if model.backend == "native":  # others hold no weights of a dtype
         check_groups(a, model.dtype)
+    if texts and model.tokenizer is None:
+        model.close()
+        raise InputError(f"{a.model}: expected a model with a tokenizer, found no tokenizer.json; the Python API takes token ids")
     return model
 
 
@@ -224,47 +228,50 @@ def check_out(name: str, out: str, sources: Iterable[str]) -> None:
 
 def read_prompts(a: argparse.Namespace) -> list[str]:
     """The prompts of arguments and files; standard input where there are none."""
-    prompts = [_prompt(text) for text in a.prompt] + [read_text(path) for path in a.file]
+    prompts = [read_argument(text, "prompt") for text in a.prompt] + [read_text(path) for path in a.file]
     return prompts or [read_stdin()]
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="*", help="one answer each; @FILE reads it from a file (@@ is an @), - or none at all from "
-                        "standard input")
+                        "standard input. A file is one prompt, however many lines it has; 'batch' answers line by line")
     parser.add_argument("--file", action="append", default=[], metavar="FILE", help="a prompt from a file; may be repeated")
 
 
-def _prompt(text: str) -> str:
+def read_argument(text: str, name: str) -> str:
+    """The text that an argument states, or that of the file it names."""
     if text == "-":
-        return read_stdin()
+        return read_stdin(name)
     if text.startswith("@@"):
         text = text[1:]
-    elif (path := prompt_file(text)) is not None:
-        return read_text(path)
-    _stated(text, "an argument")
-    return valid(text, "prompt")
+    elif (path := named_file(text)) is not None:
+        return read_text(path, name)
+    _stated(text, "an argument", name)
+    return valid(text, name)
 
 
-def prompt_file(text: str) -> str | None:
-    """The file that an argument of a prompt names; None when it is a text."""
+def named_file(text: str) -> str | None:
+    """The file that an argument names; None when it is a text."""
     return text[1:] if text.startswith("@") and not text.startswith("@@") else None
 
 
-def read_text(path: str) -> str:
+def read_text(path: str, name: str = "prompt") -> str:
+    if not path:
+        raise InputError("@: expected the name of a file behind it; @@ is an @")
     try:
-        return _stated(Path(path).read_text("utf-8"), path)
+        return _stated(Path(path).read_text("utf-8"), path, name)
     except UnicodeDecodeError as e:
         raise InputError(f"{path}: expected UTF-8 text, found byte {e.object[e.start]:#04x} at {e.start}") from e
     except ValueError as e:  # a NUL in the name
         raise InputError(f"{path!r}: {e}") from e
 
 
-def read_stdin() -> str:
+def read_stdin(name: str = "prompt") -> str:
     if sys.stdin is None or terminal.is_terminal(sys.stdin):
-        raise InputError("no prompt: give one as an argument or on standard input")
+        raise InputError(f"no {name}: give one as an argument or on standard input")
     utf8(sys.stdin)
     try:
-        return _stated(sys.stdin.read(), "standard input")
+        return _stated(sys.stdin.read(), "standard input", name)
     except UnicodeDecodeError as e:
         raise InputError("standard input: expected UTF-8 text") from e
 
@@ -287,7 +294,7 @@ def valid(text: str, name: str) -> str:
         raise InputError(f"{name}: expected UTF-8 text") from e
 
 
-def _stated(text: str, name: str) -> str:
+def _stated(text: str, source: str, name: str) -> str:
     if not text.strip():
-        raise InputError(f"no prompt: {name} is empty")
+        raise InputError(f"no {name}: {source} is empty")
     return text.strip()

@@ -68,7 +68,7 @@ class Line:
 def run(a: argparse.Namespace) -> int:
     given = arguments.generation_options(a)
     with ExitStack() as stack:
-        model = stack.enter_context(arguments.open_model(a))
+        model = stack.enter_context(arguments.open_model(a, texts=True))
         model.options(**given)
         source = _standard_input() if a.source == "-" else stack.enter_context(Path(a.source).open("rb"))
         if "-" not in (a.source, a.out):

@@ -34,7 +34,7 @@ def run(a: argparse.Namespace) -> int:
                   f"{line['milliseconds']:12.0f}", flush=True)
 
     if not a.json:
-        print(f"matrix products of LLaDA-8B, kernels {isa}, {threads} threads; peak: fused multiply-adds of float32\n"
+        print(f"matrix products of LLaDA-8B; kernels: {isa}; threads: {threads}; peak: fused multiply-adds of float32\n"
               f"{'dtype':24}{'rows':>6}{'10^9 op/s':>12}{'of peak':>10}{'ms/forward':>12}", flush=True)
     bench.measure(a.rows, threads, isa, report)
     if a.json:

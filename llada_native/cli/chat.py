@@ -102,7 +102,8 @@ class Shell:
             except (LladaError, OSError, TypeError, ValueError) as e:
                 if not self.interactive:
                     raise
-                output.answer(f"llada-native: {' '.join(str(e).split())}")
+                said = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename and e.strerror else str(e)
+                output.answer(f"llada-native: {' '.join(said.split())}")
         if self.interactive:
             print()
 

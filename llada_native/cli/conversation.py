@@ -136,11 +136,11 @@ class Conversation:
         return bool(self.turns and self.turns.pop())
 
     def stats(self) -> str:
-        keys = f"{self.carry.reused} positions of the last prompt" if self.carries else f"none: {self._why_not()}"
+        keys = f"{self.carry.reused} positions of the last prompt" if self.carries else f"none, as {self._why_not()}"
         per_token = f"{self.rows / self.tokens:.0f}" if self.tokens else "-"
         rate = f"{self.tokens / self.seconds:.1f}" if self.seconds else "-"
-        return (f"{_counted(len(self.turns), 'turn')}; {_counted(self.answers, 'answer')}, {_counted(self.tokens, 'token')}, "
-                f"{rate} tokens/s, {per_token} rows/token\nkeys and values reused: {keys}")
+        return (f"{_counted(len(self.turns), 'turn')} remembered; {_counted(self.answers, 'whole answer')}, "
+                f"{_counted(self.tokens, 'token')}, {rate} tokens/s, {per_token} rows/token\nkeys and values reused: {keys}")
 
     # ---- files
 

@@ -38,8 +38,8 @@ def run(a: argparse.Namespace) -> int:
     if a.trace:
         if not (folder := Path(a.trace).absolute().parent).is_dir():
             raise InputError(f"--trace: no such folder: {folder}")
-        arguments.check_out("--trace", a.trace, [*a.file, *filter(None, map(arguments.prompt_file, a.prompt))])
-    with arguments.open_model(a) as model:
+        arguments.check_out("--trace", a.trace, [*a.file, *filter(None, map(arguments.named_file, a.prompt))])
+    with arguments.open_model(a, texts=True) as model:
         result = model.generate(prompts, seed=a.seed, chat="auto" if a.chat else False, verbose=a.verbose, fallback=a.fallback,
                                 live=LiveView(color=a.color) if a.live else False, drafts=a.drafts, **arguments.generation_options(a))
     try:

@@ -7,9 +7,10 @@ from typing import Any
 
 from ..live import LiveView
 from . import arguments, output
-from .arguments import EXIT_OK
+from .arguments import EXIT_OK, InputError
 
-MASK = re.compile(r"\[MASK(?::([0-9]{1,6}))?\]")
+MASK = re.compile(r"\[MASK(?::(0*[1-9][0-9]{0,5}))?\]")
+MISSPELT = re.compile(r"\[MASK(?:\]|:[^\]]{0,20}\]?)", re.IGNORECASE)
 
 
 def add(commands: Any) -> None:
@@ -17,8 +18,10 @@ def add(commands: Any) -> None:
         commands, "infill", run, "fill the masks of a text",
         'llada-native infill --prompt "What is 12 plus 30?" "12 + 30 = [MASK:2]."',
         'llada-native infill --model path/to/LLaDA-8B-Instruct "The capital of France is [MASK]."',
+        'llada-native infill @letter.txt',
         more="[MASK] is a mask, [MASK:5] five of them; each becomes a token. What is given stays as it is.\n")
-    parser.add_argument("text", nargs="+", help="with [MASK] or [MASK:n] where something is to be filled in; one answer each")
+    parser.add_argument("text", nargs="*", help="with [MASK] or [MASK:n] where something is to be filled in; one answer each; @FILE reads "
+                        "it from a file (@@ is an @), - or none at all from standard input")
     parser.add_argument("--prompt", help="what comes before, for instance a question")
     arguments.add_model(parser)
     arguments.add_generation(parser, lengths=False)
@@ -29,22 +32,31 @@ def add(commands: Any) -> None:
 
 
 def parts(text: str) -> list[str | int]:
-    """A text as `infill` takes it."""
+    """A text as `infill` takes it.
+
+    Raises
+    ------
+    InputError
+        No mask, or one that is misspelt.
+    """
     pieces: list[str | int] = []
     end = 0
     for found in MASK.finditer(text):
         pieces += [text[end:found.start()], int(found[1] or 1)]
         end = found.end()
-    return [piece for piece in [*pieces, text[end:]] if piece != ""]
+    pieces.append(text[end:])
+    for piece in pieces:
+        if isinstance(piece, str) and (wrong := MISSPELT.search(piece)):
+            raise InputError(f"text: expected [MASK] or [MASK:n] with n from 1 to 999999, found {wrong[0]}")
+    if not end:
+        raise InputError(f"text: expected [MASK] where something is to be filled in, found {text!r}")
+    return [piece for piece in pieces if piece != ""]
 
 
 def run(a: argparse.Namespace) -> int:
-    texts = [parts(arguments.valid(text, "text")) for text in a.text]
+    texts = [parts(arguments.read_argument(text, "text")) for text in a.text or ["-"]]
     prompt = None if a.prompt is None else arguments.valid(a.prompt, "--prompt")
-    for text in texts:
-        if not any(isinstance(part, int) for part in text):
-            raise ValueError(f"text: expected [MASK] where something is to be filled in, found {text[0] if text else ''!r}")
-    with arguments.open_model(a) as model:
+    with arguments.open_model(a, texts=True) as model:
         mask_id = model.options().mask_id  # given options are checked with the lengths of the texts
         # A list of numbers alone would be one of token ids.
         given = [text if any(isinstance(part, str) for part in text) else [mask_id] * sum(map(int, text)) for text in texts]

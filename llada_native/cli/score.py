@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
         commands, "score", run, "log-likelihoods of answers to a prompt, in nats",
         'llada-native score --seed 0 "What is 12 plus 30?" "12 + 30 = 42" "12 + 30 = 43"',
         'llada-native score --mc-num 32 --json "What is 17 plus 25?" "17 + 25 = 42"')
-    parser.add_argument("prompt", help="what is answered")
+    parser.add_argument("prompt", help="what is answered; @FILE reads it from a file, - from standard input (@@ is an @)")
     parser.add_argument("answer", nargs="+", help="one figure each, a lower bound")
     arguments.add_model(parser)
     parser.add_argument("--mc-num", type=arguments.count(), default=128, metavar="N", help="samples (default: 128)")
@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
-    prompt, answers = arguments.valid(a.prompt, "prompt"), [arguments.valid(text, "answer") for text in a.answer]
-    with arguments.open_model(a) as model:
+    prompt, answers = arguments.read_argument(a.prompt, "prompt"), [arguments.read_argument(text, "answer") for text in a.answer]
+    with arguments.open_model(a, texts=True) as model:
         found = model.score(prompt, answers, mc_num=a.mc_num, batch_size=a.batch_size, cfg_scale=a.cfg_scale, seed=a.seed,
                             chat="auto" if a.chat else False).tolist()
     scored = list(zip(answers, found, strict=True))

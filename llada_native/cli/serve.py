@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
         more="Then, for instance:\n"
              '  curl -s http://127.0.0.1:8000/v1/chat/completions -H "Content-Type: application/json" \\\n'
              '    -d \'{"model": "demo", "messages": [{"role": "user", "content": "What is 17 plus 25?"}]}\'\n\n'
-             "Ctrl-C or SIGTERM ends it: running requests get --grace seconds.\n")
+             "Ctrl-C or SIGTERM ends it, with exit code 0: running requests get --grace seconds.\n")
     arguments.add_model(parser)
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1, this machine only)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free one")

@@ -295,15 +295,22 @@ def _checked(name: str, check: Callable[..., Any], *rest: Any) -> Any:
 
 
 def _count(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise bad(name, f"expected a whole number, found {_shown(value)}")
     return int(_checked(name, checks.whole_number, value, low, high))
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise bad(name, f"expected a number, found {_shown(value)}")
     return float(_checked(name, checks.within, value, low, high))
 
 
 def _flag(data: Mapping[str, Any], name: str) -> bool:
-    return bool(_checked(name, checks.boolean, data.get(name, False)))
+    value = data.get(name, False)
+    if not isinstance(value, bool):
+        raise bad(name, f"expected true or false, found {_shown(value)}")
+    return value
 
 
 def _text(name: str, value: Any) -> str:
@@ -317,7 +324,12 @@ def _text(name: str, value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return _cut(repr(value) if not isinstance(value, int) else checks.shown(value))
+    """As the client wrote it; what is missing is nothing."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return checks.shown(value)
+    return _cut(repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _cut(text: str) -> str:
