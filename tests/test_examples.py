@@ -28,7 +28,7 @@ PRINTED = {
                  "Sort these numbers: 31, 7, 52, 12. -> 7, 12, 31, 52 (stop, 13 tokens)",
                  "Reverse these words: red cat sun. -> sun cat red (stop, 5 tokens)",
                  f"Write a short story about a fox. -> {STORY.replace('coin', 'friend')} (stop, 37 tokens)", "alone the same: True"],
-    "infill.py": ["17 + 25 = 42", "12 + 25 = 42", *(STORY.replace("coin", thing) for thing in ("lamp", "map", "coin")), "12 + 30 = 42",
+    "infill.py": ["17 + 25 = 42", "12 + 30 = 42", *(STORY.replace("coin", thing) for thing in ("lamp", "map", "coin")), "12 + 30 = 42",
                   "12 + 30 = 42. written: 2 tokens, the least sure with 1.000"],
     "guidance.py": [STORY.replace("fox", "dog"), "rows with guidance: 2 times those without"],
 }
@@ -100,7 +100,7 @@ def test_the_notebook_runs(notebook, tmp_path, monkeypatch):
     assert isinstance(page, llada_native.GenerationResult) and "<iframe" in page._repr_html_() and str(page) == STORY
     assert lines[:2] == ["17 + 25 = 42", "7, 12, 31, 52"] and "15 'sun cat red' 0 masks left" in lines
     rows = {line.split()[0]: line.split() for line in lines if line.startswith(("reference", "balanced", "fast"))}
-    assert rows["reference"][-1] == "True" and float(rows["fast"][3]) < float(rows["balanced"][3]) < float(rows["reference"][3])
+    assert rows["reference"][-3:] == ["the", "same", "text"] and float(rows["fast"][3]) < float(rows["balanced"][3]) < float(rows["reference"][3])
     assert "12 + 30 = 42" in lines and shown[-1] == 0
     assert shown[1][0][0] == "1" and shown[1][0][1] > 0.9
     assert len(names["axes"]) == 3
