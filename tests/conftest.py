@@ -1,5 +1,6 @@
 """Shared fixtures: every build of the kernels that this processor runs, and tiny random checkpoints."""
 import os
+import signal
 
 import folders
 import pytest
@@ -8,6 +9,7 @@ import rounds
 import llada_native
 
 os.environ.setdefault("MPLBACKEND", "agg")  # plots need no window
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs, and children inherit it
 
 ISAS = [name for name, supported in llada_native.cpu_info()["isas"].items() if supported]
 
