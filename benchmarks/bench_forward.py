@@ -23,10 +23,10 @@ def demo():
     return LLaDAForCausalLM.from_pretrained()
 
 
-def request(model, rows):
-    """Arguments of `hidden`: one request of random tokens."""
+def request(model, rows, requests=1):
+    """Arguments of `hidden`: one request of random tokens, or several of equal length."""
     tokens = np.random.default_rng(0).integers(0, model.config.vocabulary, rows, np.int32)
-    return tokens, np.array([rows], np.int32), np.arange(rows, dtype=np.int32)
+    return tokens, np.full(requests, rows // requests, np.int32), np.arange(rows, dtype=np.int32)
 
 
 def gigaflops(config, rows):

@@ -25,6 +25,12 @@ void place(int64_t experts, int64_t rows, Assignments& a) {
 
 Rows from(Rows rows, int64_t begin) { return {rows.row(begin), rows.stride}; }
 
+// Arithmetic holds up experts of many rows, and memory those of few. In this order one thread begins with the first and another with the
+// last, so that both are busy at any time: 3 to 5 % less for 32 rows on two cores.
+bool has_more_rows(const Product& a, const Product& b) {
+  return a.rows != b.rows ? a.rows > b.rows : a.quantized_begin < b.quantized_begin;
+}
+
 // Added to the sum of the chosen sigmoids, as in the published model: a row of zeros has weights of zero.
 constexpr double kLeastTotal = 1e-20;
 
@@ -160,6 +166,8 @@ void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& q
     a.down.push_back(product(expert.down_proj, gate, copies, in));
     a.gated.back().gate.quantized_begin = a.gated.back().up.quantized_begin = a.down.back().quantized_begin = begin;
   }
+  std::sort(a.gated.begin(), a.gated.end(), [](const GatedProduct& l, const GatedProduct& r) { return has_more_rows(l.gate, r.gate); });
+  std::sort(a.down.begin(), a.down.end(), has_more_rows);
   multiply_gated(team, kernels, quantized, a.gated);
   quantized.convert(team, kernels, a.gate, rows * a.chosen, experts.front().down_proj.depth(), format);
   multiply(team, kernels, quantized, a.down);

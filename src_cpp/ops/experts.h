@@ -43,8 +43,8 @@ class Assignments {
   AlignedArray<float> weights;   // [rows, chosen]
   AlignedArray<int32_t> slots;   // [rows, chosen] where the copies of a row stand
   AlignedArray<int32_t> begins;  // [experts + 1] where those of an expert begin
-  std::vector<GatedProduct> gated;  // [experts that have rows]
-  std::vector<Product> down;        // [experts that have rows]
+  std::vector<GatedProduct> gated;  // [experts that have rows], those with the most first
+  std::vector<Product> down;        // the same
 
  private:
   int64_t rows_ = 0;
