@@ -91,7 +91,7 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   tile.x_stride = quantized.stride();
   tile.x_scales = quantized.scales(group) + row;
   tile.x_sums = quantized.sums(group) + row;
-  tile.x_group_stride = quantized.rows();
+  tile.x_group_stride = quantized.group_stride();
   auto gemm = p.weight->format().dtype == DType::int4 ? kernels.gemm_u4 : kernels.gemm_u8;
   if (packed(kernels, p)) {
     gemm = kernels.gemm_packed_u4;

@@ -125,15 +125,17 @@ void QuantizedRows::fit(int64_t rows, int64_t row_bytes, int64_t groups, bool wi
   stride_ = static_cast<ptrdiff_t>(round_up(row_bytes, 128) + 64);  // odd in cache lines, as row_stride
   rows_ = static_cast<ptrdiff_t>(rows);
   groups_ = static_cast<ptrdiff_t>(groups);
+  group_stride_ = static_cast<ptrdiff_t>(round_up(rows, 32) + 16);  // odd in cache lines, too: all groups of a tile are read in turn
   winograd_ = winograd;
   // Each by its own size: of two that an allocation failed between, one would be taken for the other's.
   const auto grow = [](auto& array, int64_t size) {
     if (size > array.size()) array = std::decay_t<decltype(array)>(size);
   };
   grow(codes_, rows * stride_);
-  grow(scales_, rows * groups);
-  grow(sums_, rows * groups);
-  if (winograd) grow(winograd_starts_, rows * groups);
+  const int64_t scales = groups * group_stride_;
+  grow(scales_, scales);
+  grow(sums_, scales);
+  if (winograd) grow(winograd_starts_, scales);
 }
 
 void QuantizedRows::spread(Team& team, const QuantizedRows& others, const int32_t* slots, int64_t copies) {
@@ -143,9 +145,9 @@ void QuantizedRows::spread(Team& team, const QuantizedRows& others, const int32_
       const int64_t from = i / copies, to = slots[i];
       std::memcpy(codes_.data() + to * stride_, others.row(from), static_cast<size_t>(stride_));
       for (int64_t g = 0; g < groups_; ++g) {
-        scales_[g * rows_ + to] = others.scales(g)[from];
-        sums_[g * rows_ + to] = others.sums(g)[from];
-        if (winograd_) winograd_starts_[g * rows_ + to] = others.winograd_starts(g)[from];
+        scales_[g * group_stride_ + to] = others.scales(g)[from];
+        sums_[g * group_stride_ + to] = others.sums(g)[from];
+        if (winograd_) winograd_starts_[g * group_stride_ + to] = others.winograd_starts(g)[from];
       }
     }
   });
@@ -172,10 +174,10 @@ void QuantizedRows::quantize(Team& team, const KernelTable& kernels, Rows x, int
       float* scales = scales_.data() + r;
       int32_t* sums = sums_.data() + r;
       if (four) {
-        kernels.quantize_q8_for_u4(x.row(r), codes, scales, sums, winograd_ ? winograd_starts_.data() + r : nullptr, rows_,
+        kernels.quantize_q8_for_u4(x.row(r), codes, scales, sums, winograd_ ? winograd_starts_.data() + r : nullptr, group_stride_,
                                    static_cast<int>(width), format.group);
       } else {
-        kernels.quantize_q8(x.row(r), codes, scales, sums, rows_, static_cast<int>(width), format.group);
+        kernels.quantize_q8(x.row(r), codes, scales, sums, group_stride_, static_cast<int>(width), format.group);
       }
     }
   });

@@ -31,11 +31,11 @@ class QuantizedRows {
   const int8_t* row(int64_t i) const { return codes_.data() + i * stride_; }
   const uint16_t* pairs(int64_t i) const { return reinterpret_cast<const uint16_t*>(row(i)); }
   const float* floats(int64_t i) const { return reinterpret_cast<const float*>(row(i)); }
-  const float* scales(int64_t group) const { return scales_.data() + group * rows_; }
-  const int32_t* sums(int64_t group) const { return sums_.data() + group * rows_; }
-  const int32_t* winograd_starts(int64_t group) const { return winograd_starts_.data() + group * rows_; }
+  const float* scales(int64_t group) const { return scales_.data() + group * group_stride_; }
+  const int32_t* sums(int64_t group) const { return sums_.data() + group * group_stride_; }
+  const int32_t* winograd_starts(int64_t group) const { return winograd_starts_.data() + group * group_stride_; }
   ptrdiff_t stride() const { return stride_; }  // in bytes
-  ptrdiff_t rows() const { return rows_; }
+  ptrdiff_t group_stride() const { return group_stride_; }
   int64_t bytes() const { return codes_.size() + (scales_.size() + sums_.size() + winograd_starts_.size()) * 4; }
 
  private:
@@ -43,12 +43,12 @@ class QuantizedRows {
   void round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width);
   void fit(int64_t rows, int64_t row_bytes, int64_t groups, bool winograd);
 
-  ptrdiff_t stride_ = 0, rows_ = 0, groups_ = 0;
+  ptrdiff_t stride_ = 0, rows_ = 0, groups_ = 0, group_stride_ = 0;
   bool winograd_ = false;
   AlignedArray<int8_t> codes_;   // [rows, stride]
-  AlignedArray<float> scales_;   // [groups, rows]: those of a tile of rows lie side by side; as QuantizedTile takes them
-  AlignedArray<int32_t> sums_;   // [groups, rows]
-  AlignedArray<int32_t> winograd_starts_;  // [groups, rows] or nothing
+  AlignedArray<float> scales_;   // [groups, group_stride]: those of a tile of rows lie side by side; as QuantizedTile takes them
+  AlignedArray<int32_t> sums_;   // [groups, group_stride]
+  AlignedArray<int32_t> winograd_starts_;  // [groups, group_stride] or nothing
 };
 
 }  // namespace llada
