@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,6 +18,20 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > LONGEST_PRINTED:
         return f"a number of {value.bit_length()} bits"
     return str(value)
+
+
+def brief(value: object, most: int = 200) -> str:
+    """A value for a message, cut where it would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def expanded(path: str) -> str:
+    """A path in which ~ is the user's folder; what cannot be a path stays as it is, for others to refuse."""
+    try:
+        return os.path.expanduser(path)
+    except ValueError:
+        return path
 
 
 def whole_number(name: str, value: object, low: int = 1, high: int = LARGEST_COUNT) -> int:

@@ -1,9 +1,9 @@
 """`convert`: a checkpoint -> a folder that opens at once, because its weights lie there as the engine holds them."""
 from __future__ import annotations
 
-import glob
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -36,7 +36,7 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_s
     source : path
         A checkpoint folder, a GGUF file, or a repository of the Hugging Face hub, as `LLaDAForCausalLM` takes it.
     out : path
-        The folder to write.
+        The folder to write; ~ is the user's folder.
     dtype, group_size, isa, num_threads
         As of `LLaDAForCausalLM`.
     force : bool
@@ -68,7 +68,7 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_s
         if not isinstance(value, str | Path):
             raise TypeError(f"{name}: expected a path, found {value!r}")
     check_engine(dtype, group_size, "native", num_threads, isa, None)
-    out = Path(out)
+    out = Path(checks.expanded(str(out)))
     _require_free(out, checks.boolean("force", force))
     place = locate(source, revision)
     opened = open_model(place.path, "native")
@@ -82,9 +82,13 @@ def convert(source: str | Path, out: str | Path, *, dtype: str = "auto", group_s
         have = shutil.disk_usage(folder).free
         if need > have:
             raise OSError(f"{out}: the weights need {need / GIB:.1f} GiB as {dtype}, and {have / GIB:.1f} GiB are free on that disk")
-        progress(0.0)
+        def advance(done: int) -> None:
+            os.utime(folder)  # somebody is at work
+            progress(done / total)
+
+        advance(0)
         model = pack(opened.source, dtype, group_size, partial(_native.NativeModel, config, dtype, threads, isa, group_size),
-                     lambda done: progress(done / total))
+                     advance)
         try:
             model.save(str(folder / WEIGHTS), packed.tag_of(opened.source, dtype, group_size, isa, revision=place.revision))
         except EngineError as e:
@@ -128,6 +132,7 @@ def _unfinished(out: Path, force: bool) -> Iterator[Path]:
         _require_free(out, force)
         if os.path.lexists(out):
             os.rename(out, old)
+            os.utime(old)
         os.rename(folder, out)
     except BaseException:
         if os.path.lexists(old) and not os.path.lexists(out):
@@ -138,8 +143,12 @@ def _unfinished(out: Path, force: bool) -> Iterator[Path]:
 
 
 def _remove_abandoned(out: Path) -> None:
-    """What processes that were killed while they filled such a folder have left of it: as large as the weights."""
-    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.unfinished"):
+    """What processes that were killed while they filled or replaced such a folder have left of it: as large as the weights."""
+    names = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.(unfinished|old)")
+    for folder in out.parent.glob(".*"):
+        found = names.fullmatch(folder.name)
+        if found is None or (found[1] == "old" and not os.path.lexists(out)):  # the only one that there is
+            continue
         with suppress(OSError):  # another process's, or gone
-            if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > packed.ABANDONED:
+            if time.time() - max(path.lstat().st_mtime for path in (folder, *folder.iterdir())) > packed.ABANDONED:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import checks
 from .errors import HubError, MissingPackageError, ModelFormatError
 from .fallback import warn_caller
 
@@ -64,7 +65,7 @@ def locate(name: str | Path, revision: str | None = None) -> Place:
         if not REVISION.fullmatch(revision):
             raise ValueError(f"revision: expected a branch, tag or commit, found {revision!r}")
     if not os.path.lexists(name):
-        name = type(name)(os.path.expanduser(name))
+        name = type(name)(checks.expanded(str(name)))
     if isinstance(name, Path) or os.path.lexists(name):
         if revision is not None:
             raise ValueError(f"revision: is for repositories of the Hugging Face hub, and {name} is a path on this machine")

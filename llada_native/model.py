@@ -1,7 +1,6 @@
 """`LLaDAForCausalLM`: a model, its tokenizer, and what one does with them."""
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -167,7 +166,7 @@ class LLaDAForCausalLM:
             raise TypeError(f"cache_dir: expected a folder's path, found {cache_dir!r}")
         if cache_dir == "":
             raise ValueError("cache_dir: expected a folder's path, found ''")
-        folder = None if cache_dir is None else Path(os.path.expanduser(cache_dir))
+        folder = None if cache_dir is None else Path(checks.expanded(str(cache_dir)))
         arguments = engine["dtype"], engine["group_size"], engine["num_threads"], engine["isa"]
         self._backend: Backend
         try:

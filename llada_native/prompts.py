@@ -66,7 +66,7 @@ def _items(prompts: Any) -> list[Any]:
             return [list(p) for p in prompts]
         if any(isinstance(p, str) for p in prompts):
             i, odd = next((i, p) for i, p in enumerate(prompts) if not isinstance(p, str))
-            raise TypeError(f"prompts[{i}]: expected text like the others, found {odd!r}")
+            raise TypeError(f"prompts[{i}]: expected text like the others, found {checks.brief(odd)}")
     return id_rows(prompts, "prompts")
 
 

@@ -43,12 +43,17 @@ def test_prompts_from_everywhere(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["answers"][0]["prompt"] == "@12"
 
 
-def test_a_prompt_without_quotes_is_pointed_out(capsys):
-    assert cli.main(["generate", "--preset", "fast", "What", "is", "3", "plus", "4?"]) == 0
+def test_a_prompt_without_quotes_is_pointed_out(capsys, monkeypatch):
+    question = ["What", "is", "3", "plus", "4?"]
+    assert cli.main(["generate", "--preset", "fast", *question]) == 0
+    assert capsys.readouterr().err == ""  # off a terminal
+    monkeypatch.setattr("llada_native.terminal.is_terminal", lambda stream: stream is sys.stderr)
+    assert cli.main(["generate", "--preset", "fast", *question]) == 0
     out, err = capsys.readouterr()
     assert err == "llada-native: 5 prompts of one word each; a prompt of several words stands in quotes\n" and out.count("\n") >= 5
-    assert cli.main(["generate", "--preset", "fast", "What is 3 plus 4?", "hello"]) == 0
-    assert capsys.readouterr().err == ""
+    for prompts in (["What is 3 plus 4?", "hello", "you"], ["hello", "you"], ["你好吗", "今天天气怎么样", "谢谢"]):
+        assert cli.main(["generate", "--preset", "fast", *prompts]) == 0
+        assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"\xff", "expected UTF-8 text, found byte 0xff at 0"),
@@ -90,13 +95,15 @@ def test_infill_and_score(capsys):
     assert [right["log_likelihood"], wrong["log_likelihood"]] == wanted and wanted[0] > wanted[1]
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("a[MASK]b", ["a", 1, "b"]), ("[MASK:12]", [12]), ("[MASK:007] [mas]", [7, " [mas]"]),
-                                              ("[MASK][MASK:2] c", [1, 2, " c"]), ("[UNMASK] [MASK]", ["[UNMASK] ", 1])])
+@pytest.mark.parametrize(("text", "wanted"), [("a[MASK]b", ["a", 1, "b"]), ("[MASK:12]", [12]),
+                                              ("[MASKED] [MASK:7] [mask]", ["[MASKED] ", 7, " [mask]"]), ("[MASK][MASK:2] c", [1, 2, " c"]),
+                                              ("[UNMASK] [MASK]", ["[UNMASK] ", 1])])
 def test_parts_of_a_text(text, wanted):
     assert infill.parts(text) == wanted
 
 
-@pytest.mark.parametrize("mask", ["[MASK:x]", "[MASK:0]", "[MASK:1234567]", "[MASK:]", "[mask]", "[MASK:2"])
+@pytest.mark.parametrize("mask", ["[MASK:x]", "[MASK:0]", "[MASK:1234567]", "[MASK:]", "[MASK:2", "[MASK-2]", "[MASK :2]", "[MASKS]",
+                                  "[MASK:01]"])
 def test_masks_that_are_misspelt(mask, capsys):
     assert cli.main(["infill", f"a [MASK:2] b {mask}"]) == 1
     assert f"found {mask}" in capsys.readouterr().err
@@ -105,8 +112,13 @@ def test_masks_that_are_misspelt(mask, capsys):
 def test_texts_to_fill_from_files_and_pipes(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("12 + 30 = [MASK:2].\n", "utf-8")
     wanted = "12 + 30 = 42.\n"
-    assert cli.main(["infill", "--prompt", "What is 12 plus 30?", f"@{tmp_path}/text.txt"]) == 0
-    assert capsys.readouterr().out == wanted
+    (tmp_path / "prompt.txt").write_text("What is 12 plus 30?\n", "utf-8")
+    for prompt in ("What is 12 plus 30?", f"@{tmp_path}/prompt.txt"):
+        assert cli.main(["infill", "--prompt", prompt, f"@{tmp_path}/text.txt"]) == 0
+        assert capsys.readouterr().out == wanted
+    (tmp_path / "long.txt").write_text("no mask " * 1000, "utf-8")
+    assert cli.main(["infill", f"@{tmp_path}/long.txt"]) == 1
+    assert len(capsys.readouterr().err) < 400
     for argument in ("", "-"):
         run = shell(f"llada-native infill --prompt 'What is 12 plus 30?' {argument} < {shlex.quote(str(tmp_path / 'text.txt'))}")
         assert (run.stdout.decode(), run.stderr) == (wanted, b"")
@@ -252,7 +264,7 @@ def test_fish_completes(scripts, tmp_path, words, wanted):
     ("llada-native score $'\\xff' a", 1, b"prompt: expected UTF-8 text"),
     ("llada-native score a $'\\xff'", 1, b"answer: expected UTF-8 text"),
     ("llada-native infill $'\\xff[MASK]'", 1, b"text: expected UTF-8 text"),
-    ("llada-native infill --prompt $'\\xff' '[MASK]'", 1, b"--prompt: expected UTF-8 text"),
+    ("llada-native infill --prompt $'\\xff' '[MASK]'", 1, b"prompt: expected UTF-8 text"),
     ("llada-native chat --system $'\\xff'", 1, b"--system: expected UTF-8 text"),
     ("head -c 3000000 /dev/zero | tr '\\0' 'x' | llada-native generate", 2, b"max_tokens"),
     ("llada-native generate @/no/such", 1, b"No such file"),

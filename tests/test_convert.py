@@ -84,17 +84,46 @@ def test_the_weights_are_mapped(folder, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
+def age(folder):
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (time.time() - packed.ABANDONED - 60,) * 2, follow_symlinks=False)
+
+
 def test_what_a_killed_conversion_left_goes_after_a_day(folder, tmp_path):
     """Its own, and nobody else's: as large as the weights, and hidden."""
-    old, new, other = (tmp_path / f".{stem}.{i}.unfinished" for i, stem in enumerate(("out", "out", "another")))
-    for left in (old, new, other):
-        left.mkdir()
-        (left / "weights").write_bytes(b"half")
-    for left in (old, other):
-        for path in (left / "weights", left):
-            os.utime(path, (time.time() - packed.ABANDONED - 60,) * 2)
+    names = [f".out.{'0' * 32}.unfinished", f".out.{'1' * 32}.unfinished", f".another.{'2' * 32}.unfinished",
+             f".out.int4.{'3' * 32}.unfinished", ".out.notes.unfinished", f".out.{'4' * 32}.old"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").symlink_to("nowhere")
+        if "1" not in name:
+            age(tmp_path / name)
     convert(folder, tmp_path / "out")
-    assert not old.exists() and new.exists() and other.exists()
+    assert {path.name for path in tmp_path.glob(".*")} == set(names[1:])  # .old may be the only one, as long as there is no other
+    convert(folder, tmp_path / "out", force=True)
+    assert {path.name for path in tmp_path.glob(".*")} == set(names[1:-1])
+
+
+def test_a_conversion_that_takes_days_keeps_its_folder(folder, tmp_path):
+    """Folders stay empty until the weights are packed, so those who pack them say that they do."""
+    calls = []
+
+    def progress(fraction):
+        calls.append(fraction)
+        [own] = tmp_path.glob(".out.*.unfinished")
+        if len(calls) == 2:
+            assert time.time() - own.stat().st_mtime < packed.ABANDONED / 2
+            convert(folder, tmp_path / "out")
+        age(own)
+
+    convert(folder, tmp_path / "out", force=True, progress=progress)
+    assert len(calls) > 2 and not list(tmp_path.glob(".*"))
+
+
+def test_the_users_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert convert(folder, "~/out") == tmp_path / "out"
 
 
 # ---- what is asked for and is not there

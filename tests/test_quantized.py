@@ -299,7 +299,7 @@ def test_4_bit_scales_are_better_than_the_plain_one(count):
 def groups_of_all_kinds(count):
     """Groups of weights: of all sizes, with one that outweighs the rest, few values, equal magnitudes, and mostly zeros."""
     rng = np.random.default_rng(count)
-    for size in (1, 3e-2, 2e-4, 1e-6, 2.0**-22, 3e4):
+    for size in (1, 3e-2, 2e-3, 4e-4, 2e-4, 5e-5, 1e-6, 2.0**-22, 3e4):
         yield size * rng.normal(size=count)
         yield size * np.clip(rng.standard_cauchy(count), -8, 8)
         yield size * rng.integers(-2, 3, count) / 2
@@ -307,13 +307,45 @@ def groups_of_all_kinds(count):
         yield size * rng.normal(size=count) * (rng.random(count) < 0.1)
 
 
+def search(w, bits):
+    """Scale and codes of a group by trying everything: every candidate, float32 where the kernels have it, and no bound."""
+    w, zero = np.pad(w, (0, -len(w) % 8)), ZERO[bits]
+    lowest, highest = (np.float32(n) for n in ((-8, 7) if bits == 4 else (-127, 127)))
+    extreme, best = w[np.abs(w).argmax()], (0.0, 0.0, np.float32(0))  # explained, scale, inverse
+    if abs(extreme) < 2.0**-25:
+        return 0.0, np.full(len(w), zero)
+
+    def sums(inverse):
+        q = np.clip(np.rint(w * inverse), lowest, highest)
+        lanes = np.zeros((2, 8), np.float32)
+        for eight in range(0, len(w), 8):
+            lanes += np.stack([w[eight:eight + 8] * q[eight:eight + 8], q[eight:eight + 8] ** 2])
+        total = [0.0, 0.0]
+        for lane in lanes.T.astype(float):
+            total += lane
+        return total
+
+    for target in np.arange(16, dtype=np.float32) / 4 - 9 if bits == 4 else [highest]:
+        inverse = target / extreme
+        wq, qq = sums(inverse)
+        fitted = np.float32(wq / qq)
+        candidates = [(float(np.float16(fitted)), inverse, wq, qq)]
+        if abs(fitted) < 2.0**-14:  # where float16 has few digits: both neighbours, with integers of their own
+            below = np.floor(abs(fitted) * 2.0**24) * 2.0**-24
+            sizes = [np.float32(np.copysign(size, fitted)) for size in (below, below + 2.0**-24) if size]
+            candidates = [(float(size), 1 / size, *sums(1 / size)) for size in sizes]
+        for scale, inverse, wq, qq in candidates:
+            best = max(best, (scale * (2 * wq - scale * qq), scale, inverse), key=lambda each: each[0])  # of equal ones the first
+    return best[1], np.clip(np.rint(w * best[2]), lowest, highest) + zero
+
+
 @pytest.mark.parametrize("count", [1, 7, 8, 31, 32, 64, 100, 128])
-def test_every_build_finds_the_same_scales(isa, count):
-    for w in groups_of_all_kinds(count):
-        for dtype in BITS:
-            found, wanted = np.empty(count, np.uint8), np.empty(count, np.uint8)
-            scales = [_native.quantize_group(w.astype(np.float32), dtype, out, build) for out, build in ((found, isa), (wanted, "scalar"))]
-            assert scales[0] == scales[1] and np.array_equal(found, wanted), (dtype, w)
+def test_scales_and_integers_are_those_of_a_search(isa, count):
+    codes = np.empty(count, np.uint8)
+    for w in (group.astype(np.float32) for group in groups_of_all_kinds(count)):
+        for dtype, bits in BITS.items():
+            scale, wanted = search(w, bits)
+            assert _native.quantize_group(w, dtype, codes, isa) == scale and np.array_equal(codes, wanted[:count]), (dtype, w)
 
 
 @pytest.mark.parametrize("count", [8, 32, 64, 104, 128])

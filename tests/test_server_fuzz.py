@@ -69,6 +69,14 @@ GOOD = {"/v1/chat/completions": {"model": "demo", "messages": [{"role": "user", 
 
 
 @pytest.mark.parametrize("path", GOOD)
+def test_bodies_that_are_too_deep(app, path):
+    """As deep as Python's parser goes, whose limit is not that of what writes messages."""
+    for n in (17, 500, *range(850, 1010, 2), 5000):
+        found = TestClient(app).post(path, content="[" * n + "]" * n, headers={"content-type": "application/json"})
+        assert found.status_code == 400 and found.json()["error"]["code"] == "invalid_json", n
+
+
+@pytest.mark.parametrize("path", GOOD)
 @FUZZ
 @hypothesis.given(data=st.data())
 def test_one_field_is_anything(app, path, data):

@@ -161,7 +161,7 @@ def main() -> None:
     try:
         chosen = CONFIGURATIONS if a.only is None else {"reference": {}} | {text: json.loads(text) for text in a.only}
         for options in chosen.values():
-            model.options(**LENGTHS, **options)
+            model.options(**(LENGTHS | options))
     except (TypeError, ValueError) as e:
         ap.error(f"--only: expected options of generate, like '{{\"preset\": \"fast\"}}': {e}")
     samples = []

@@ -245,6 +245,8 @@ def read_argument(text: str, name: str) -> str:
     if text.startswith("@@"):
         text = text[1:]
     elif (path := named_file(text)) is not None:
+        if not path:
+            raise InputError("@: expected the name of a file behind it; @@ is an @")
         return read_text(path, name)
     _stated(text, "an argument", name)
     return valid(text, name)
@@ -256,8 +258,6 @@ def named_file(text: str) -> str | None:
 
 
 def read_text(path: str, name: str = "prompt") -> str:
-    if not path:
-        raise InputError("@: expected the name of a file behind it; @@ is an @")
     try:
         return _stated(Path(path).read_text("utf-8"), path, name)
     except UnicodeDecodeError as e:

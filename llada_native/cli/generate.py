@@ -2,13 +2,18 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
+from .. import terminal
 from ..live import LiveView
 from ..result import GenerationResult
 from . import arguments, output
 from .arguments import EXIT_OK, InputError
+
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9',.:;?!-]*")  # of a language that puts spaces between them
 
 
 def add(commands: Any) -> None:
@@ -33,7 +38,7 @@ def add(commands: Any) -> None:
 
 def run(a: argparse.Namespace) -> int:
     prompts = arguments.read_prompts(a)
-    if len(a.prompt) > 1 and not any(prompt.split()[1:] for prompt in prompts):
+    if len(a.prompt) > 2 and all(map(WORD.fullmatch, a.prompt)) and terminal.is_terminal(sys.stderr):
         output.say(f"{len(prompts)} prompts of one word each; a prompt of several words stands in quotes")
     if a.trace:
         if not (folder := Path(a.trace).absolute().parent).is_dir():

@@ -5,12 +5,13 @@ import argparse
 import re
 from typing import Any
 
+from .. import checks
 from ..live import LiveView
 from . import arguments, output
 from .arguments import EXIT_OK, InputError
 
-MASK = re.compile(r"\[MASK(?::(0*[1-9][0-9]{0,5}))?\]")
-MISSPELT = re.compile(r"\[MASK(?:\]|:[^\]]{0,20}\]?)", re.IGNORECASE)
+MASK = re.compile(r"\[MASK(?::([1-9][0-9]{0,5}))?\]")
+MISSPELT = re.compile(r"\[MASKS?(?![A-Za-z])[^\]]{0,20}\]?")
 
 
 def add(commands: Any) -> None:
@@ -19,10 +20,11 @@ def add(commands: Any) -> None:
         'llada-native infill --prompt "What is 12 plus 30?" "12 + 30 = [MASK:2]."',
         'llada-native infill --model path/to/LLaDA-8B-Instruct "The capital of France is [MASK]."',
         'llada-native infill @letter.txt',
-        more="[MASK] is a mask, [MASK:5] five of them; each becomes a token. What is given stays as it is.\n")
+        more="[MASK] is a mask, [MASK:5] five of them; each becomes a token. What is given stays as it is. A mask that is misspelt is "
+             "refused.\n")
     parser.add_argument("text", nargs="*", help="with [MASK] or [MASK:n] where something is to be filled in; one answer each; @FILE reads "
                         "it from a file (@@ is an @), - or none at all from standard input")
-    parser.add_argument("--prompt", help="what comes before, for instance a question")
+    parser.add_argument("--prompt", help="what comes before, for instance a question; @FILE reads it from a file")
     arguments.add_model(parser)
     arguments.add_generation(parser, lengths=False)
     arguments.add_fallback(parser)
@@ -49,13 +51,13 @@ def parts(text: str) -> list[str | int]:
         if isinstance(piece, str) and (wrong := MISSPELT.search(piece)):
             raise InputError(f"text: expected [MASK] or [MASK:n] with n from 1 to 999999, found {wrong[0]}")
     if not end:
-        raise InputError(f"text: expected [MASK] where something is to be filled in, found {text!r}")
+        raise InputError(f"text: expected [MASK] where something is to be filled in, found {checks.brief(text)}")
     return [piece for piece in pieces if piece != ""]
 
 
 def run(a: argparse.Namespace) -> int:
     texts = [parts(arguments.read_argument(text, "text")) for text in a.text or ["-"]]
-    prompt = None if a.prompt is None else arguments.valid(a.prompt, "--prompt")
+    prompt = None if a.prompt is None else arguments.read_argument(a.prompt, "prompt")
     with arguments.open_model(a, texts=True) as model:
         mask_id = model.options().mask_id  # given options are checked with the lengths of the texts
         # A list of numbers alone would be one of token ids.

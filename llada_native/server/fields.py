@@ -123,9 +123,9 @@ def read(body: bytes) -> dict[str, Any]:
                                                             "too many levels"), "invalid_json") from error
     except ValueError as error:  # JSONDecodeError, and numbers of thousands of digits
         raise bad(None, f"expected JSON: {error}", "invalid_json") from error
+    _check_depth(data)
     if not isinstance(data, dict):
         raise bad(None, f"expected a JSON object, found {_shown(data)}", "invalid_json")
-    _check_depth(data)
     return {name: value for name, value in data.items() if value is not None}
 
 
@@ -324,7 +324,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As the client wrote it; what is missing is nothing."""
+    """As JSON has it; a text stands in single quotes, and null is nothing, as in fields that are missing."""
     if value is None:
         return "nothing"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -2,7 +2,7 @@
 #pragma once
 
 // LLADA_UNROLL(n) before a loop of at most n rounds: all of them one after the other, which was measured to be better than what GCC chooses,
-// and than Clang, which leaves the sums of a tile in memory.
+// and Clang, which leaves the sums of a tile in memory.
 #define LLADA_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define LLADA_UNROLL(times) LLADA_PRAGMA(clang loop unroll(full))

@@ -275,6 +275,7 @@ void Linear::allocate() {
 }
 
 void Linear::clear() {
+  if (panels_ == 0) return;
   const int64_t last = (panels_ - 1) * (data_.size() / panels_);  // where the last panel begins
   if (format_.quantized()) {
     const int64_t last_scales = (panels_ - 1) * groups_ * panel_;
