@@ -164,8 +164,8 @@ class LLaDAForCausalLM:
         fallback, cache_dir = engine["fallback"], engine["cache_dir"]
         if cache_dir is not None and not isinstance(cache_dir, str | Path):
             raise TypeError(f"cache_dir: expected a folder's path, found {cache_dir!r}")
-        if cache_dir == "":
-            raise ValueError("cache_dir: expected a folder's path, found ''")
+        if cache_dir == "" or "\0" in str(cache_dir):
+            raise ValueError(f"cache_dir: expected a folder's path, found {cache_dir!r}")
         folder = None if cache_dir is None else Path(checks.expanded(str(cache_dir)))
         arguments = engine["dtype"], engine["group_size"], engine["num_threads"], engine["isa"]
         self._backend: Backend

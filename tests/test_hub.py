@@ -297,7 +297,8 @@ def test_a_path_comes_first(server):
 
 
 @pytest.mark.parametrize("name", ["", "model", "./model", "/absolute/model", "path/to/model", "organization/", "-a/b", "a:b.gguf",
-                                  "organization/model name", "organization/mödel", "a/b\n", "https://huggingface.co/a/b", "a\0/b", "~a\0b/x", "~\ud800/x"])
+                                  "organization/model name", "organization/mödel", "a/b\n", "https://huggingface.co/a/b", "a\0/b",
+                                  "~a\0b/x", "~\ud800/x"])
 def test_names_that_nothing_can_have(server, name):
     message = ": expected a folder or GGUF file on this machine, or a repository of the Hugging Face hub as 'organization/name'"
     with pytest.raises(ModelFormatError, match=message):

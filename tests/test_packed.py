@@ -206,5 +206,6 @@ def test_the_users_folder(monkeypatch, tmp_path):
     for name in ("~/model", Path("~/model")):
         LLaDAForCausalLM(name, cache_dir="~/cache")
     assert len(list((tmp_path / "cache").glob("*.llada"))) == 1
-    with pytest.raises(ValueError, match="cache_dir: expected a folder's path, found ''"):
-        LLaDAForCausalLM("~/model", cache_dir="")
+    for wrong in ("", "~a\0b"):
+        with pytest.raises(ValueError, match="cache_dir: expected a folder's path, found "):
+            LLaDAForCausalLM("~/model", cache_dir=wrong)
