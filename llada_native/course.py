@@ -365,7 +365,9 @@ class Course:
             rows = np.intersect1d(np.union1d(rows, np.flatnonzero(self._held.age == NEVER)), self._window)
         if len(rows) == (length if self._window is None else len(self._window)):
             return None
-        if not np.isin(wanted, rows).all():
+        computed = np.zeros(length, bool)
+        computed[rows] = True
+        if not computed[wanted].all():
             raise ValueError(f"cache: expected all open positions among the rows of {policy!r}, found no {np.setdiff1d(wanted, rows)}")
         return rows
 
