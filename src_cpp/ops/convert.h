@@ -1,4 +1,4 @@
-// Between the float formats of checkpoints and those of the engine, one element at a time.
+// Between the float formats of checkpoints and those of the engine.
 #pragma once
 
 #include <cmath>
@@ -82,5 +82,8 @@ inline void store_element(void* data, DType dtype, int64_t i, float value) {
   if (dtype == DType::bfloat16_fast && !(h & 0x7f80)) h &= 0x8000;  // as its products take subnormal factors
   std::memcpy(static_cast<char*>(data) + i * 2, &h, sizeof h);
 }
+
+// The same of elements [begin, begin + count) of unaligned data of dtype `from`, which become those of out [count].
+void convert_elements(const void* data, DType from, int64_t begin, int64_t count, void* out, DType to);
 
 }  // namespace llada

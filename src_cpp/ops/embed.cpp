@@ -7,8 +7,8 @@ namespace llada {
 void Embedding::load(Team& team, int64_t row_begin, int64_t rows, const void* data, DType dtype) {
   const int64_t grain = 1 + 32768 / width_;
   team.split(rows, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin * width_; i < end * width_; ++i)
-      store_element(data_.data(), dtype_, row_begin * width_ + i, element(data, dtype, i));
+    char* out = data_.data() + (row_begin + begin) * width_ * size_of(dtype_);
+    convert_elements(data, dtype, begin * width_, (end - begin) * width_, out, dtype_);
   });
 }
 

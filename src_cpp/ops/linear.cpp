@@ -298,12 +298,28 @@ void Linear::load(Team& team, int64_t row_begin, int64_t rows, const void* data,
         for (int64_t n = from; n < to; ++n) load_quantized(n, data, dtype, n - row_begin, row);
         continue;
       }
-      for (int64_t k = 0; k < depth_; ++k) {
-        for (int64_t n = from; n < to; ++n)
-          store_element(data_.data(), format_.dtype, place(p, k, n - p * panel_), element(data, dtype, (n - row_begin) * depth_ + k));
-      }
+      if (format_.dtype == DType::float32) load_floats<float>(from, to, data, dtype, from - row_begin);
+      else load_floats<uint16_t>(from, to, data, dtype, from - row_begin);
     }
   });
+}
+
+// Channels [begin, end), which are of one panel, in squares: they lie in rows, and what is stored side by side are their columns.
+template <class Element>
+void Linear::load_floats(int64_t begin, int64_t end, const void* data, DType dtype, int64_t source_row) {
+  constexpr int64_t kSquare = 64;
+  Element square[kMaxPanel][kSquare];
+  Element* stored = reinterpret_cast<Element*>(data_.data());
+  const int64_t panel = begin / panel_, step = paired_ ? 2 : 1, channels = end - begin;
+  for (int64_t k = 0; k < depth_; k += kSquare) {
+    const int64_t count = std::min(kSquare, depth_ - k);
+    for (int64_t n = 0; n < channels; ++n)
+      convert_elements(data, dtype, (source_row + n) * depth_ + k, count, square[n], format_.dtype);
+    for (int64_t i = 0; i < count; ++i) {
+      Element* column = stored + place(panel, k + i, begin - panel * panel_);
+      for (int64_t n = 0; n < channels; ++n) column[n * step] = square[n][i];
+    }
+  }
 }
 
 void Linear::load_quantized(int64_t channel, const void* data, DType dtype, int64_t source_row, std::vector<float>& row) {

@@ -72,6 +72,8 @@ class Linear {
  private:
   int64_t data_bytes() const;
   int64_t place(int64_t panel, int64_t k, int64_t lane) const;  // of a float among all
+  template <class Element>
+  void load_floats(int64_t begin, int64_t end, const void* data, DType dtype, int64_t source_row);
   void load_quantized(int64_t channel, const void* data, DType dtype, int64_t source_row, std::vector<float>& row);
   void store_group(int64_t channel, int64_t group, const uint8_t* codes, float scale);
 
