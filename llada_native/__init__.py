@@ -11,6 +11,7 @@ if find_spec("llada_native._native") is None:
     raise ImportError(f"llada_native at {__path__[0]} is the source folder, without its extension modules: work in another folder to use "
                       "the installed package, or build them in place with 'make build'")
 
+from . import plots
 from .caching import Delayed, Dual, NoCache, Prefix
 from .carry import Carry
 from .config import ModelConfig
@@ -101,5 +102,6 @@ __all__ = [
     "generate_with_cpp_model",
     "get_include",
     "get_library",
+    "plots",
     "save_html",
 ]

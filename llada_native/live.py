@@ -52,10 +52,12 @@ class LiveView:
     Raises
     ------
     TypeError, ValueError
-        Another color.
+        Another color, or a stream that cannot be written to.
     """
 
     def __init__(self, stream: TextIO | None = None, color: str = "auto") -> None:
+        if stream is not None and not hasattr(stream, "write"):
+            raise TypeError(f"stream: expected a text file, found {stream!r}")
         self.stream = stream
         terminal.wants_color(color, sys.stderr)
         self.color = color

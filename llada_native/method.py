@@ -127,7 +127,8 @@ class Method:
                              f"{self.cache!r}, which keeps part of it")
         if isinstance(canvas, LookAhead) and (quota or editor.edits):
             what = "selector='quota', whose shares are those of one block" if quota else f"editor={editor!r}, which works on one block"
-            raise ValueError(f"canvas: {canvas!r} fills several blocks at a time; expected another part than {what}")
+            fits = "selector='threshold'" if quota else "editor='none'"
+            raise ValueError(f"canvas: {canvas!r} fills several blocks at a time; expected another part than {what}: {fits} fits")
         if isinstance(canvas, Grow):
             if options.eos_id is None:
                 raise ValueError("canvas: the checkpoint names no end-of-text token to tell the length by, so eos_id must be given")

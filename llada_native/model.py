@@ -368,8 +368,8 @@ class LLaDAForCausalLM:
 
     def _check_length(self, name: str, prompt: int, answer: int, what: str = "gen_length") -> None:
         if prompt + answer > self.max_tokens:
-            raise ValueError(f"{name}: expected prompt and answer within max_tokens ({self.max_tokens}), found a prompt of {prompt} and "
-                             f"{what} {answer}")
+            raise ValueError(f"{name}: expected prompt and answer within the model's max_tokens ({self.max_tokens}), found a prompt of "
+                             f"{prompt} and {what} {answer}")
 
     # ---- tasks
 

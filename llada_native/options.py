@@ -135,6 +135,7 @@ class GenerationOptions:
 
     @property
     def end_ids(self) -> list[int]:
+        """Tokens that end an answer."""
         return [i for i in (self.eos_id, self.eot_id) if i is not None]
 
     @property

@@ -93,13 +93,16 @@ def _axes(axes: Any) -> Any:
 
 
 def _checked(trace: Trace, request: int) -> int:
+    if not isinstance(trace, Trace):
+        raise TypeError(f"trace: expected a Trace, such as result.trace, found {type(trace).__name__}")
     trace.canvas(request, -1)  # refuses what there is not
     return request
 
 
 def _writes(trace: Trace, request: int) -> Any:
     """Tokens that were written into the answer, at their positions in the last canvas."""
-    writes = trace.writes[trace.writes["request"] == _checked(trace, request)]
+    request = _checked(trace, request)
+    writes = trace.writes[trace.writes["request"] == request]
     for forward, of, position, added in trace.growths.tolist():  # after the writes of its pass
         if of == request:
             before = writes["forward"] <= forward
@@ -108,7 +111,8 @@ def _writes(trace: Trace, request: int) -> Any:
 
 
 def _passes(trace: Trace, request: int) -> Any:
-    return trace.passes[trace.passes["request"] == _checked(trace, request)]
+    request = _checked(trace, request)
+    return trace.passes[trace.passes["request"] == request]
 
 
 def _borders(trace: Trace, request: int) -> list[int]:

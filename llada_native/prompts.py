@@ -219,6 +219,8 @@ def infill_texts(texts: Any, mask_id: int, tokenizer: Tokenizer | None, vocabula
     """
     if isinstance(texts, str):
         raise TypeError("texts: expected parts like ['The capital is ', 1, '.'], where a number stands for masks; found one text")
+    if isinstance(texts, list | tuple) and not texts:
+        raise ValueError("texts: expected at least one, found none")
     if isinstance(texts, Sequence) and any(isinstance(part, str) for part in texts):
         items: list[Any] = [texts]
     elif isinstance(texts, Sequence) and any(isinstance(part, Sequence) and any(isinstance(p, str) for p in part) for part in texts):
@@ -238,7 +240,8 @@ def infill_texts(texts: Any, mask_id: int, tokenizer: Tokenizer | None, vocabula
                               np.full(checks.whole_number(name, part), mask_id, np.int32))
             ids = np.concatenate(pieces)
         if mask_id not in ids:
-            raise ValueError(f"texts[{i}]: expected a mask to fill, found none")
+            raise ValueError(f"texts[{i}]: expected a mask to fill, found none; a number between texts is so many, as in "
+                             "['The capital is ', 1, '.']")
         answers.append(ids)
     if not answers:
         raise ValueError("texts: expected at least one, found none")

@@ -160,6 +160,7 @@ class GenerationResult:
 
     @property
     def tokens_per_forward(self) -> float:
+        """Tokens before the first end token, of all answers, for each forward pass."""
         return sum(self.answer_lengths) / self.n_forward if self.n_forward else 0.0
 
     @property

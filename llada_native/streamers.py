@@ -39,6 +39,8 @@ class TextStreamer:
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_prompt: bool = True, stream: TextIO | None = None) -> None:
+        if not hasattr(tokenizer, "decode"):
+            raise TypeError(f"tokenizer: expected that of a model, model.tokenizer, found {tokenizer!r}")
         self.tokenizer, self.skip_prompt, self.stream = tokenizer, skip_prompt, stream
         self._ids: list[int] = []
         self._printed = 0  # characters of their text

@@ -147,6 +147,7 @@ class InferTask:
 
     @property
     def finished(self) -> bool:
+        """Whether no round is left to do."""
         return self.finish_reason is not None
 
     # ---- rounds
@@ -248,6 +249,7 @@ class InferTask:
         return cache
 
     def kvcache(self) -> KVCache | None:
+        """Where its keys and values are kept between rounds; None when none are."""
         return self._kv_cache
 
     def __reduce__(self) -> Any:

@@ -77,9 +77,11 @@ class Tokenizer:
 
         Raises
         ------
-        ValueError
-            Half of a surrogate pair stands in it, which is no character.
+        TypeError, ValueError
+            No text, or one with half of a surrogate pair, which is no character.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text: expected a text, found {text!r}")
         try:
             text.encode()
         except UnicodeEncodeError as e:
@@ -87,6 +89,15 @@ class Tokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[SupportsInt], skip_special_tokens: bool = True) -> str:
+        """The text of token ids; those that the vocabulary lacks have none.
+
+        Raises
+        ------
+        TypeError
+            A text instead of ids.
+        """
+        if isinstance(ids, str | bytes):
+            raise TypeError(f"ids: expected token ids, found {ids!r}")
         return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens))
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:

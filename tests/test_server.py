@@ -362,12 +362,19 @@ def test_models_that_cannot_chat(tiny):
     ("", "expected a text or a list"), ([], "expected a text or a list"), (5, "expected a text or a list"), ([""], "prompt[0]: expected a"),
     (["a"] * 17, "at most 16 prompts, found 17"), ([512], "token id from 0 to 511, found 512"), ([-1], "token id"), ([1.5], "token id"),
     ([True], "token id"), ([[1], "a"], "found both"), ([[1], []], "prompt[1]"), ([10**30], "token id"), ({"a": 1}, "expected a text"),
-    ([7] * 1009, "within max_tokens (1024), found a prompt of 1009"), ([7] * 5000, "at most 1024 tokens, found 5000"),
+    ([7] * 1009, "within the model's max_tokens (1024), found a prompt of 1009"), ([7] * 5000, "at most 1024 tokens, found 5000"),
     ([7] * 2000 + [10**30], "at most 1024 tokens")])
 def test_prompts_are_checked(client, prompt, expected):
     error = refused(asked(client, "/v1/completions", prompt=prompt))
     assert expected in error["message"]
     assert (error["code"] == "context_length_exceeded") == ("1024" in expected)
+
+
+def test_errors_have_the_names_that_were_sent(client):
+    error = refused(asked(client, max_tokens=64, steps=7))
+    assert error["message"].startswith("steps: expected a multiple") and error["param"] == "steps"
+    error = refused(asked(client, max_tokens=1024))
+    assert error["message"].startswith("messages: expected prompt and answer within the model's max_tokens (1024)")
 
 
 def test_names_of_the_same_field(client):

@@ -6,7 +6,7 @@ They show tokens, passes and rows, and nothing that depends on the machine.
 """
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -191,11 +191,14 @@ def caches(model: LLaDAForCausalLM) -> Picture:
 PICTURES = {"denoising": denoising, "blocks": blocks, "thresholds": thresholds, "caches": caches}
 
 
-def main(folder: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the pictures are written")
+    folder = parser.parse_args().folder
     with LLaDAForCausalLM() as model:
         for name, draw in PICTURES.items():
-            (Path(folder) / f"{name}.svg").write_text(str(draw(model)), "utf-8")
+            (folder / f"{name}.svg").write_text(str(draw(model)), "utf-8")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

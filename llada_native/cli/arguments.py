@@ -156,7 +156,8 @@ def check_groups(a: argparse.Namespace, dtype: str) -> None:
 
 def add_generation(parser: argparse.ArgumentParser, lengths: bool = True) -> None:
     """The options of `GenerationOptions`; without `lengths` for a text to fill, which has its own."""
-    parser.add_argument("--max-steps", "--steps", type=count(), metavar="N", help="denoising steps (default: gen-length)")
+    parser.add_argument("--max-steps", "--steps", type=count(), metavar="N",
+                        help=f"denoising steps (default: {'gen-length' if lengths else 'one for each mask'})")
     if lengths:
         parser.add_argument("--gen-length", "--max-new-tokens", type=_length, metavar="N",
                             help="tokens of the answer's canvas (default: 128, demo model 64); auto: as many as the answer needs")

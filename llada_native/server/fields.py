@@ -105,8 +105,11 @@ class Asked:
         except (TypeError, ValueError) as error:
             message = str(error) if tokenizer is None else str(error).replace(f"{tokenizer.folder}: ", "")  # no client's business
             name = message.partition(":")[0].partition("[")[0]
+            field = self.fields.get(name)
+            if field is not None and name in {"prompts", *COUNTS.values()}:  # the client's own word for it
+                message = field + message.removeprefix(name)
             code = TOO_LONG if "max_tokens (" in message else None
-            raise RefusedError(400, message, self.fields.get(name), code) from error
+            raise RefusedError(400, message, field, code) from error
 
 
 def presets(model: LLaDAForCausalLM) -> list[str]:
@@ -268,7 +271,7 @@ def _check_names(data: Mapping[str, Any], known: frozenset[str], neutral: Mappin
 
 
 def _check_depth(data: Any) -> None:
-    level = [data]
+    level = [data] if isinstance(data, dict | list) else []
     for _ in range(DEEPEST):
         level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item) if isinstance(inner, dict | list)]
         if not level:
