@@ -13,10 +13,14 @@ from setuptools.command.build_clib import build_clib
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
+if sys.maxsize < 2**32 or sys.byteorder != "little":
+    raise SystemExit(f"llada-native: expected a 64-bit, little-endian Python, found {platform.architecture()[0]}, {sys.byteorder}-endian")
+
 MSVC, MACOS = sys.platform == "win32", sys.platform == "darwin"
 MACHINE = platform.machine().lower()
 if MACOS:  # Python of python.org compiles for both architectures, which have different kernels, and for systems without std::filesystem
-    MACHINE, *others = os.environ.setdefault("ARCHFLAGS", f"-arch {MACHINE}").replace("-arch", "").split()
+    os.environ["ARCHFLAGS"] = os.environ.get("ARCHFLAGS") or f"-arch {MACHINE}"
+    MACHINE, *others = os.environ["ARCHFLAGS"].replace("-arch", "").split()
     if others:
         raise SystemExit(f"ARCHFLAGS: expected one architecture, found {os.environ['ARCHFLAGS']!r}")
     os.environ.setdefault("MACOSX_DEPLOYMENT_TARGET", "11.0")
@@ -26,7 +30,8 @@ DEBUG = os.environ.get("LLADA_DEBUG") == "1"
 EXTRA = os.environ.get("LLADA_CXXFLAGS", "").split()  # for sanitizers and -Werror
 
 # Baseline flags. Contraction is off so that float arithmetic is what the source says on every platform.
-CFLAGS = (["/O2", "/std:c++17", "/EHsc"] if MSVC else
+# Mutexes of Visual Studio 2022 want a runtime library as new, and another package may have loaded an older one.
+CFLAGS = (["/O2", "/std:c++17", "/EHsc", "/D_DISABLE_CONSTEXPR_MUTEX_CONSTRUCTOR"] if MSVC else
           ["-O3", "-std=c++17", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno",
            "-fno-trapping-math", "-fno-lto", "-g0"]) + EXTRA
 # Headers of GCC 12 warn about their own undefined-value intrinsics (GCC bug 105593).

@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_calls)
 
 
-cdef bint should_stop(void* context) noexcept nogil:
+cdef cpp.bool should_stop(void* context) noexcept nogil:
     return True if exiting else check_signals(context)
 
 
@@ -64,7 +64,7 @@ cdef bint check_signals(void* context) noexcept with gil:
 
 cdef cpp.Interrupt interrupt_of(NativeModel model) noexcept:
     cdef cpp.Interrupt interrupt
-    interrupt.poll = <cpp.bool (*)(void*) noexcept nogil> should_stop
+    interrupt.poll = should_stop
     interrupt.context = <void*> model
     return interrupt
 

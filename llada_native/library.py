@@ -27,7 +27,7 @@ def get_include() -> str:
 
 
 def get_library() -> str:
-    """Path of the shared library, for a linker or `ctypes.CDLL`.
+    """Path of the shared library, for `ctypes.CDLL` and, but for Windows, a linker.
 
     Returns
     -------

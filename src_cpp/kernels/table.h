@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/platform.h"
+
 namespace llada {
 
 // Weights of a linear layer are stored in panels: `panel` output channels side by side, [depth][panel].

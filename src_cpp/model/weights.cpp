@@ -11,6 +11,14 @@
 
 #include "ops/convert.h"
 
+#if defined(__SANITIZE_ADDRESS__)  // GCC and MSVC; Clang has a feature
+#define LLADA_ADDRESS_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define LLADA_ADDRESS_SANITIZER
+#endif
+#endif
+
 namespace llada {
 
 namespace {
@@ -123,7 +131,7 @@ void Weights::place(char* begin) {
 }
 
 void Weights::allocate() {
-#ifdef __SANITIZE_ADDRESS__  // which sees the ends of arrays that have memory of their own
+#ifdef LLADA_ADDRESS_SANITIZER  // which sees the ends of arrays that have memory of their own
   visit([](auto& array, int64_t bytes) { array.allocate(bytes); });
 #else
   memory.allocate(arena_bytes());
