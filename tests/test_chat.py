@@ -234,7 +234,7 @@ never asked
 def test_what_is_dropped_is_said(monkeypatch, capsys):
     text = "".join(f"{'word ' * 90}{i}\n" for i in range(6))
     code, _, err = piped(monkeypatch, capsys, text)
-    assert code == 0 and "turns the oldest left, 1: " in err and "have to fit into 1024 tokens)" in err
+    assert code == 0 and "(1 of " in err and " turns, the oldest, dropped: " in err and "have to fit into 1024 tokens)" in err
 
 
 # ---- a real pseudo terminal

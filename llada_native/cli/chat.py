@@ -121,7 +121,7 @@ class Shell:
     def _answer(self, question: str) -> None:
         dropped = self.conversation.trim(question)
         if dropped:
-            print(f"(of {dropped + len(self.conversation.turns)} turns the oldest left, {dropped}: prompt and answer have to fit "
+            print(f"({dropped} of {dropped + len(self.conversation.turns)} turns, the oldest, dropped: prompt and answer have to fit "
                   f"into {self.conversation.model.max_tokens} tokens)", file=sys.stdout if self.interactive else sys.stderr)
         model, before = self.conversation.model, len(self.conversation.turns)
         assert model.tokenizer is not None
