@@ -104,6 +104,6 @@ def threads(name: str, value: object) -> int:
 
 def unknown_argument(key: str, known: Iterable[str]) -> TypeError:
     names = list(known)
-    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(names)}"
     return TypeError(f"unknown argument {key!r}: {hint}")
