@@ -10,6 +10,7 @@ import numpy as np
 LARGEST_COUNT = 1 << 24
 LARGEST_SCALE = 1e30
 LARGEST_THREADS = 1024
+LONGEST_SHOWN = 200  # characters of a wrong value
 LONGEST_PRINTED = 4096  # bits; Python refuses to print numbers of some thousand digits
 
 
@@ -20,10 +21,9 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def brief(value: object, most: int = 200) -> str:
-    """A value for a message, cut where it would fill the screen."""
-    text = repr(value)
-    return text if len(text) <= most else text[:most] + "..."
+def cut(text: str) -> str:
+    """A text for a message, without what would fill the screen."""
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
 
 
 def expanded(path: str) -> str:

@@ -66,7 +66,7 @@ def _items(prompts: Any) -> list[Any]:
             return [list(p) for p in prompts]
         if any(isinstance(p, str) for p in prompts):
             i, odd = next((i, p) for i, p in enumerate(prompts) if not isinstance(p, str))
-            raise TypeError(f"prompts[{i}]: expected text like the others, found {checks.brief(odd)}")
+            raise TypeError(f"prompts[{i}]: expected text like the others, found {checks.cut(repr(odd))}")
     return id_rows(prompts, "prompts")
 
 
@@ -219,10 +219,11 @@ def infill_texts(texts: Any, mask_id: int, tokenizer: Tokenizer | None, vocabula
     """
     if isinstance(texts, str):
         raise TypeError("texts: expected parts like ['The capital is ', 1, '.'], where a number stands for masks; found one text")
+    items: list[Any]
     if isinstance(texts, list | tuple) and not texts:
-        raise ValueError("texts: expected at least one, found none")
-    if isinstance(texts, Sequence) and any(isinstance(part, str) for part in texts):
-        items: list[Any] = [texts]
+        items = []
+    elif isinstance(texts, Sequence) and any(isinstance(part, str) for part in texts):
+        items = [texts]
     elif isinstance(texts, Sequence) and any(isinstance(part, Sequence) and any(isinstance(p, str) for p in part) for part in texts):
         items = [text if isinstance(text, Sequence) and any(isinstance(p, str) for p in text) else one_row(text, f"texts[{i}]")
                  for i, text in enumerate(texts)]

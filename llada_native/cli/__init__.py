@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader left
         pass
     except OSError as e:
-        return _fail(f"{os.fspath(e.filename)}: {e.strerror}" if e.filename and e.strerror else str(e), EXIT_FAILURE)
+        return _fail(output.reason(e), EXIT_FAILURE)
     except (LladaError, UnicodeError) as e:
         return _fail(str(e), EXIT_FAILURE)
     except (ValueError, TypeError) as e:  # of the API: an argument is wrong

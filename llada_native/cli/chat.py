@@ -102,7 +102,7 @@ class Shell:
             except (LladaError, OSError, TypeError, ValueError) as e:
                 if not self.interactive:
                     raise
-                said = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename and e.strerror else str(e)
+                said = output.reason(e) if isinstance(e, OSError) else str(e)
                 output.answer(f"llada-native: {' '.join(said.split())}")
         if self.interactive:
             print()

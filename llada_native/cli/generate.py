@@ -37,11 +37,11 @@ def add(commands: Any) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
+    if a.drafts and not a.trace:
+        raise ValueError("--drafts: is for --trace, whose record keeps them")
     prompts = arguments.read_prompts(a)
     if len(a.prompt) > 2 and all(map(WORD.fullmatch, a.prompt)) and terminal.is_terminal(sys.stderr):
         output.say(f"{len(prompts)} prompts of one word each; a prompt of several words stands in quotes")
-    if a.drafts and not a.trace:
-        raise ValueError("--drafts: is for --trace, whose record keeps them")
     if a.trace:
         if not (folder := Path(a.trace).absolute().parent).is_dir():
             raise InputError(f"--trace: no such folder: {folder}")

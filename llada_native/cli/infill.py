@@ -51,7 +51,7 @@ def parts(text: str) -> list[str | int]:
         if isinstance(piece, str) and (wrong := MISSPELT.search(piece)):
             raise InputError(f"text: expected [MASK] or [MASK:n] with n from 1 to 999999, found {wrong[0]}")
     if not end:
-        raise InputError(f"text: expected [MASK] where something is to be filled in, found {checks.brief(text)}")
+        raise InputError(f"text: expected [MASK] where something is to be filled in, found {checks.cut(repr(text))}")
     return [piece for piece in pieces if piece != ""]
 
 

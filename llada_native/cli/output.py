@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import suppress
 from typing import Any
@@ -19,6 +20,11 @@ def json_line(value: Any) -> None:
     """Print a value as JSON, in ASCII where stdout has no bytes for more."""
     line = json.dumps(value, ensure_ascii=False)
     print(line if terminal.writable(line, sys.stdout) == line else json.dumps(value), flush=True)
+
+
+def reason(error: OSError) -> str:
+    """What the system refused, in words."""
+    return f"{os.fspath(error.filename)}: {error.strerror}" if error.filename and error.strerror else str(error)
 
 
 def say(message: str) -> None:

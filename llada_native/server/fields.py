@@ -17,7 +17,6 @@ from .errors import RefusedError, bad
 from .settings import Settings
 
 DEEPEST = 16  # nested lists and objects
-LONGEST_SHOWN = 200  # characters of a wrong value in a message
 STEPS_PER_TOKEN = 4  # an editor may take more steps than there are tokens; no method needs more than that
 LONGEST_SPEC = 200  # characters of a part's name with its parameters
 TOO_LONG = "context_length_exceeded"
@@ -336,5 +335,4 @@ def _shown(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
+    return checks.cut(text.encode("utf-8", "backslashreplace").decode())
