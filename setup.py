@@ -25,6 +25,7 @@ if MACOS:  # Python of python.org compiles for both architectures, which have di
         raise SystemExit(f"ARCHFLAGS: expected one architecture, found {os.environ['ARCHFLAGS']!r}")
     os.environ.setdefault("MACOSX_DEPLOYMENT_TARGET", "11.0")
 X86 = MACHINE in ("x86_64", "amd64")
+LINUX = sys.platform.startswith("linux")
 ARM = MACHINE in ("aarch64", "arm64") and not MSVC
 DEBUG = os.environ.get("LLADA_DEBUG") == "1"
 EXTRA = os.environ.get("LLADA_CXXFLAGS", "").split()  # for sanitizers and -Werror
@@ -45,6 +46,7 @@ ISAS = {
     "avx512": (AVX512, ["/arch:AVX512"], X86),
     "avx512vnni": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"], X86),
     "avx512bf16": ([*AVX512, "-mavx512vnni", "-mavx512bf16"], ["/arch:AVX512"], X86),
+    "avx512amx": ([*AVX512, "-mavx512vnni"], [], X86 and LINUX),  # its instructions are written out
     "neon": ([], [], ARM),
     "neondot": (["-march=armv8.2-a+dotprod"], [], ARM),
 }
@@ -65,7 +67,8 @@ def library(name, sources, flags=(), macros=()):
 def libraries():
     """The core first, then the kernels that it refers to: the linker resolves names from left to right."""
     isas = {name: msvc if MSVC else gcc for name, (gcc, msvc, here) in ISAS.items() if here}
-    macros = [(name, "1") for name, here in (("LLADA_X86_KERNELS", X86), ("LLADA_ARM_KERNELS", ARM)) if here]
+    macros = [(name, "1") for name, here in (("LLADA_X86_KERNELS", X86), ("LLADA_AMX_KERNELS", X86 and LINUX),
+                                             ("LLADA_ARM_KERNELS", ARM)) if here]
     kernels = set(glob("src_cpp/kernels/kernels_*.cpp"))
     core = [f for f in glob("src_cpp/**/*.cpp", recursive=True) if f not in kernels | {C_INTERFACE}]
     return [library("llada_core", core, macros=macros),

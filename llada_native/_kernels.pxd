@@ -57,6 +57,10 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         int attention_rows
         void (*gemm_f32)(const FloatTile&) noexcept
         void (*gemm_bf16)(const Bf16Tile&) noexcept
+        void (*gemm_split_bf16)(const Bf16Tile&, ptrdiff_t) noexcept
+        int paired_depth
+        void (*enter_tiles)(int, int) noexcept
+        void (*leave_tiles)() noexcept
         int64_t (*multiply_add)(int64_t, float*) noexcept
         int[3] packed_rows
         void (*gemm_u4)(const QuantizedTile&) noexcept
@@ -71,6 +75,7 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         void (*widen_f16)(const uint16_t*, float*, size_t) noexcept
         void (*round_bf16)(const float*, float*, int) noexcept
         void (*round_pairs)(const float*, uint16_t*, int) noexcept
+        void (*split_pairs)(const float*, uint16_t*, ptrdiff_t, int) noexcept
         void (*narrow_f16)(const float*, uint16_t*, size_t) noexcept
         void (*rms_norm_f32)(const float*, const float*, float*, int, float) noexcept
         void (*rope_f32)(float*, const float*, const float*, int) noexcept

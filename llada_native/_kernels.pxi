@@ -54,20 +54,48 @@ cdef class Kernels:
         self.table.gemm_f32(tile)
 
     @property
+    def has_tiles(self):
+        """Whether products run on tile registers, which each method here sets up for itself."""
+        return self.table.enter_tiles != NULL
+
+    cdef void enter(self, int rows, int depth_bytes) noexcept:
+        if self.table.enter_tiles != NULL:
+            self.table.enter_tiles(rows, depth_bytes)
+
+    cdef void leave(self) noexcept:
+        if self.table.leave_tiles != NULL:
+            self.table.leave_tiles()
+
+    @property
     def has_gemm_bf16(self):
         return self.table.gemm_bf16 != NULL
 
-    def gemm_bf16(self, const uint16_t[:, ::1] a, const uint16_t[:, :, ::1] w, float[:, ::1] c, bint accumulate=False):
-        """c[rows, panel] = a[rows, depth] . w[depth / 2, panel, 2], in pairs"""
+    @property
+    def has_gemm_split_bf16(self):
+        return self.table.gemm_split_bf16 != NULL
+
+    @property
+    def paired_depth(self):
+        """What the depth of a product of pairs is a multiple of."""
+        return self.table.paired_depth
+
+    def gemm_bf16(self, const uint16_t[:, ::1] a, const uint16_t[:, :, ::1] w, float[:, ::1] c, bint accumulate=False, int parts=1):
+        """c[rows, panel] = a[rows, parts depth] . w[depth / 2, panel, 2], in pairs; of several parts the rows are the sums of those."""
         cdef cpp.Bf16Tile tile
-        if self.table.gemm_bf16 == NULL:
+        cdef int depth = a.shape[1] // parts
+        if self.table.gemm_bf16 == NULL or (parts > 1 and self.table.gemm_split_bf16 == NULL):
             raise ValueError("gemm_bf16: not in this build")
-        if ((2 * w.shape[0], w.shape[1], w.shape[2]) != (a.shape[1], self.table.panel, 2)
-                or (c.shape[0], c.shape[1]) != (a.shape[0], self.table.panel)):
+        if ((2 * w.shape[0], w.shape[1], w.shape[2]) != (depth, self.table.panel, 2) or depth * parts != a.shape[1]
+                or parts not in (1, 3) or depth % self.table.paired_depth or (c.shape[0], c.shape[1]) != (a.shape[0], self.table.panel)):
             raise ValueError("gemm_bf16: shapes that do not fit each other")
         tile.a, tile.a_stride, tile.w, tile.w_stride = &a[0, 0], a.shape[1], &w[0, 0, 0], 2 * w.shape[1]
-        tile.c, tile.c_stride, tile.rows, tile.depth, tile.accumulate = &c[0, 0], c.shape[1], a.shape[0], a.shape[1], accumulate
-        self.table.gemm_bf16(tile)
+        tile.c, tile.c_stride, tile.rows, tile.depth, tile.accumulate = &c[0, 0], c.shape[1], a.shape[0], depth, accumulate
+        self.enter(a.shape[0], 64)
+        if parts > 1:
+            self.table.gemm_split_bf16(tile, depth)
+        else:
+            self.table.gemm_bf16(tile)
+        self.leave()
 
     @property
     def packed_rows(self):
@@ -107,8 +135,10 @@ cdef class Kernels:
         tile.x_group_stride, tile.w, tile.w_scales = x_scales.shape[1], &w[0, 0, 0], &w_scales[0, 0]
         tile.c, tile.c_stride, tile.rows, tile.accumulate = &c[0, 0], c.shape[1], x.shape[0], accumulate
         tile.groups, tile.group = x_scales.shape[0], x.shape[1] // x_scales.shape[0]
+        self.enter(x.shape[0], min(tile.group, 64))
         (self.table.gemm_winograd_u4 if winograd else self.table.gemm_packed_u4 if packed else self.table.gemm_u4 if bits == 4
          else self.table.gemm_u8)(tile)
+        self.leave()
 
     def extremes(self, const float[::1] x):
         """The largest of x, its lowest index, the second largest, whether there is a NaN."""
@@ -146,6 +176,14 @@ cdef class Kernels:
 
     def round_pairs(self, const float[::1] x, uint16_t[::1] out):
         self.table.round_pairs(&x[0], &out[0], x.shape[0])
+
+    def split_pairs(self, const float[::1] x, uint16_t[:, ::1] out):
+        """out [3, n rounded up to a multiple of 16]"""
+        if self.table.split_pairs == NULL:
+            raise ValueError("split_pairs: not in this build")
+        if out.shape[0] != 3 or out.shape[1] < -(-x.shape[0] // 16) * 16:
+            raise ValueError("split_pairs: shapes that do not fit each other")
+        self.table.split_pairs(&x[0], &out[0, 0], out.shape[1], x.shape[0])
 
     def narrow_f16(self, const float[::1] x, uint16_t[::1] out):
         self.table.narrow_f16(&x[0], &out[0], x.shape[0])

@@ -1,4 +1,4 @@
-"""Products of bfloat16 with bfloat16: their rounding, and the bits of float32 arithmetic on rounded numbers in every build."""
+"""Products of bfloat16 with bfloat16: their rounding, and the bits of float32 sums in the order of a build."""
 import folders
 import llada2
 import ml_dtypes
@@ -62,10 +62,24 @@ def test_pairs_are_the_same_numbers(kernels, n):
     assert np.array_equal(found, wanted) and (out[even:] == 7).all()
 
 
+def sums_of_tiles(x, w):
+    """x [rows, depth] . w [depth, panel] of bfloat16 numbers as tile registers add them up: of each 32 depths the odd ones' products from
+    zero on, those of the even ones likewise, and the sum of the two to the total. Products are exact in float32."""
+    total = np.zeros((len(x), w.shape[1]), np.float32)
+    for k in range(0, x.shape[1], 32):
+        odd, even = np.zeros_like(total), np.zeros_like(total)
+        for i in range(k, min(k + 32, x.shape[1])):
+            into = odd if i % 2 else even
+            into += x[:, i, None] * w[i]
+        total += odd + even
+    return total
+
+
 @pytest.mark.parametrize("depth", [2, 6, 64, 254, 256])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_gemm_has_the_bits_of_float32(kernels, depth, accumulate):
     """Products of two bfloat16 are exact in float32, so one order of sums has one result."""
+    depth = -(-depth // kernels.paired_depth) * kernels.paired_depth
     if not kernels.has_gemm_bf16:
         with pytest.raises(ValueError, match="gemm_bf16: not in this build"):
             kernels.gemm_bf16(*(np.zeros(shape, np.uint16) for shape in ((1, 2), (1, kernels.panel, 2))), np.zeros((1, 1), np.float32))
@@ -75,14 +89,17 @@ def test_gemm_has_the_bits_of_float32(kernels, depth, accumulate):
         a, w = rng.standard_normal((rows, depth), np.float32), rng.standard_normal((depth, kernels.panel), np.float32)
         c = rng.standard_normal((rows, kernels.panel), np.float32)
         wanted = c.copy()
-        kernels.gemm_f32(rounded(a), rounded(w), wanted, accumulate)
+        if kernels.has_tiles:
+            wanted = sums_of_tiles(rounded(a), rounded(w)) + (c if accumulate else 0)
+        else:
+            kernels.gemm_f32(rounded(a), rounded(w), wanted, accumulate)
         pairs = np.ascontiguousarray(paired(w.T).transpose(1, 0, 2))
         kernels.gemm_bf16(paired(a).reshape(rows, depth), pairs, c, accumulate)
         assert np.array_equal(c, wanted), np.abs(c - wanted).max()
 
 
 def by_blocks(kernels, x, weight):
-    """x . weight^T by gemm_f32, blocks of BLOCK depths added up."""
+    """x . weight^T by gemm_f32, or as tile registers add up, blocks of BLOCK depths added up."""
     depth, panel = x.shape[1], kernels.panel
     channels = -(-len(weight) // panel) * panel
     padded, out = np.zeros((depth, channels), np.float32), np.empty((len(x), channels), np.float32)
@@ -91,7 +108,10 @@ def by_blocks(kernels, x, weight):
         c = np.empty((len(x), panel), np.float32)
         for k in range(0, depth, BLOCK):
             a, w = (np.ascontiguousarray(part) for part in (x[:, k:k + BLOCK], padded[k:k + BLOCK, p:p + panel]))
-            kernels.gemm_f32(a, w, c, k > 0)
+            if kernels.has_tiles:
+                c = sums_of_tiles(a, w) + (c if k else 0)
+            else:
+                kernels.gemm_f32(a, w, c, k > 0)
         out[:, p:p + panel] = c
     return out[:, :len(weight)]
 

@@ -130,7 +130,8 @@ def test_kernel_objects_export_nothing_but_tables(tmp_path):
             continue
         avx2, avx512 = ["-mavx2", "-mfma", "-mf16c"], ["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
         flags = {"avx2": avx2, "avxvnni": [*avx2, "-mavxvnni"], "avx512": avx512, "avx512vnni": [*avx512, "-mavx512vnni"],
-                 "avx512bf16": [*avx512, "-mavx512vnni", "-mavx512bf16"], "neondot": ["-march=armv8.2-a+dotprod"]}
+                 "avx512bf16": [*avx512, "-mavx512vnni", "-mavx512bf16"], "avx512amx": [*avx512, "-mavx512vnni"],
+                 "neondot": ["-march=armv8.2-a+dotprod"]}
         built = tmp_path / f"{isa}.o"
         subprocess.run(["g++", "-std=c++17", "-O3", "-w", "-ffp-contract=off", *flags.get(isa, []), f"-I{ROOT}/src_cpp", "-c", source, "-o",
                         built], check=True)

@@ -9,6 +9,10 @@
 #include <cpuid.h>
 #endif
 #define LLADA_X86 1
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -50,6 +54,17 @@ uint64_t xcr0() {
 
 bool bit(uint32_t value, int index) { return (value >> index) & 1; }
 
+// Whether the process may use tile registers, which Linux saves for those alone that have asked. Refused where an alternate signal stack
+// has no room for them.
+bool may_use_tiles() {
+#ifdef __linux__
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM of asm/prctl.h, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 // Bit numbers: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2A, CPUID.
 CpuFeatures detect() {
   CpuFeatures f;
@@ -67,6 +82,8 @@ CpuFeatures detect() {
   const Registers vendor = cpuid(0, 0);
   const bool amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65 && vendor.ecx == 0x444d4163;  // "Auth", "enti", "cAMD"
   f.avx512_amd = f.avx512_bf16 && amd && bit(seven.ecx, 8);
+  const bool tiles = bit(seven.edx, 22) && bit(seven.edx, 24) && bit(seven.edx, 25) && (saved >> 17 & 3) == 3;
+  f.avx512_amx = f.avx512_bf16 && tiles && may_use_tiles();
   f.avx_vnni = f.avx2_fma_f16c && seven.eax >= 1 && bit(cpuid(7, 1).eax, 4);
   return f;
 }

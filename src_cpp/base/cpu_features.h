@@ -10,6 +10,7 @@ struct CpuFeatures {
   bool avx512_vnni = false;  // those and VNNI
   bool avx512_bf16 = false;  // those and BF16
   bool avx512_amd = false;   // those and GFNI, of AMD (Zen 4, Zen 5): twice as many execution ports add bytes as multiply them
+  bool avx512_amx = false;   // those of avx512_bf16 and the tile registers of AMX, for bytes and bfloat16, which the process may use
   bool dotprod = false;      // aarch64: SDOT and UDOT
 };
 

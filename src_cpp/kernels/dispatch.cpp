@@ -25,6 +25,9 @@ std::vector<Build> builds() {
   all.push_back({&kAvx512VnniKernels, cpu_features().avx512_vnni});
   all.push_back({cpu_features().avx512_amd ? &kAvx512Bf16AmdKernels : &kAvx512Bf16Kernels, cpu_features().avx512_bf16});
 #endif
+#ifdef LLADA_AMX_KERNELS
+  all.push_back({&kAvx512AmxKernels, cpu_features().avx512_amx});
+#endif
 #ifdef LLADA_ARM_KERNELS
   all.push_back({&kNeonKernels, true});  // a part of aarch64
   all.push_back({&kNeonDotKernels, cpu_features().dotprod});

@@ -116,7 +116,7 @@ struct RowTile<0> {
 };
 
 // f(Count<n>, first row) for the fewest tiles of at most Most rows, equal within one: a short last tile could not fill the latency of
-// its sums.
+// its sums. The shorter ones come first, so that one that reads as many rows as the longer ones finds them.
 template <int Most, class F>
 void for_each_row_tile(int rows, const Ahead& ahead, const F& f) {
   const int tiles = (rows + Most - 1) / Most;
@@ -124,7 +124,7 @@ void for_each_row_tile(int rows, const Ahead& ahead, const F& f) {
   const int least = rows / tiles, longer = rows % tiles;
   const ptrdiff_t share = ahead.bytes / tiles;
   for (int t = 0, first = 0; t < tiles; ++t) {
-    const int count = least + (t < longer);
+    const int count = least + (t >= tiles - longer);
     const Ahead own = {ahead.data + share * t, t + 1 < tiles ? share : ahead.bytes - share * t, t == 0 ? ahead.scales : nullptr};
     RowTile<Most>::call([&](auto n, int at) { f(n, at, own); }, first, count);
     first += count;

@@ -273,11 +273,11 @@ void quantize_q8_for_u4(const float* x, int8_t* q, float* bases, int32_t* starts
 
 // Dot4 and Dot8 of a vec_*.h: sums of products with 4-bit and with 8-bit weights.
 constexpr llada::KernelTable make_table(const char* name) {
-  return {name, kPanel, kAttentionRows, gemm_f32, gemm_bf16, multiply_add, {Tiling::kPackedRows, Tiling::kPackedRows, Tiling::kPackedRows},
-          gemm_quantized<Dot4, Weights::unpacked>,
-          gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, unpack_u4, nullptr, quantize_groups<FineScale>,
-          quantize_q8_for_u4, scale_sums, widen_bf16, widen_f16, round_bf16, round_pairs, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32,
-          attention_f32, extremes, softmax_sums};
+  return {name, kPanel, kAttentionRows, gemm_f32, gemm_bf16, nullptr, 2, nullptr, nullptr, multiply_add,
+          {Tiling::kPackedRows, Tiling::kPackedRows, Tiling::kPackedRows}, gemm_quantized<Dot4, Weights::unpacked>,
+          gemm_quantized<Dot4, Weights::packed>, gemm_quantized<Dot8, Weights::bytes>, llada::kQuantizedBlock, llada::kQuantizedBlock,
+          unpack_u4, nullptr, quantize_groups<FineScale>, quantize_q8_for_u4, scale_sums, widen_bf16, widen_f16, round_bf16, round_pairs,
+          nullptr, narrow_f16, rms_norm_f32, rope_f32, silu_mul_f32, attention_f32, extremes, softmax_sums};
 }
 
 }  // namespace

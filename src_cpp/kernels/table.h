@@ -23,7 +23,8 @@ constexpr int kDepthBlock = 256;
 constexpr int kRoundedBlock = 512;
 
 // Depth of one block of quantised weights: unpacked, a panel's block (1024 x 32 bytes = 32 KiB) stays in the first-level cache.
-constexpr int kQuantizedBlock = 1024;
+constexpr int kQuantizedBlock = 1024;  // the most of any build
+constexpr int kTileDepth = 64;  // bytes
 constexpr int kMinGroup = 32;
 constexpr int kMaxGroup = 128;
 
@@ -78,10 +79,15 @@ struct GemmTile {
 };
 using FloatTile = GemmTile<float>;
 
-// Of bfloat16 numbers in pairs, two depths of a row or channel in 32 bits, the first in the upper half: the depth is even, w is
-// [depth / 2][panel][2], and its stride is that of pairs. Products are exact and added as float32 in the order of the depth: the bits of
-// gemm_f32, but that factors and sums below 2^-126 count as zeros.
+// Of bfloat16 numbers in pairs, two depths of a row or channel in 32 bits, the first in the upper half: the depth is a multiple of
+// KernelTable::paired_depth, w is [depth / 2][panel][2], and its stride is that of pairs. Products are exact and added as float32 in the
+// order of the depth: the bits of gemm_f32, but that factors and sums below 2^-126 count as zeros. With tile registers each 32 depths are
+// summed by themselves, those of every other depth first.
 using Bf16Tile = GemmTile<uint16_t>;
+
+// A float32 is the sum of three bfloat16 (Henry, Tang and Heinecke, arXiv:1904.06376): times bfloat16 weights, whose products with each of
+// them are exact, that is float32 arithmetic.
+constexpr int kSplitParts = 3;
 
 // One block of a product of quantised matrices: c[rows, panel] = sum over groups of
 //   x_scale[row, group] w_scale[group, channel] sum over depth of x[row, depth] (w[depth, channel] - zero)
@@ -142,6 +148,15 @@ struct KernelTable {
 
   void (*gemm_f32)(const FloatTile& tile);
   void (*gemm_bf16)(const Bf16Tile& tile);  // nullptr where gemm_f32 of rounded numbers is as fast
+  // The same of rows a that are the sums of kSplitParts numbers, `plane` apart. nullptr where gemm_f32 is as fast.
+  void (*gemm_split_bf16)(const Bf16Tile& tile, ptrdiff_t plane);
+  int paired_depth;
+
+  // Tile registers are a state of the thread. Before gemm_bf16, gemm_split_bf16, gemm_u4 and gemm_u8, and for all of them until
+  // leave_tiles, they are set up for tiles of so many rows and, in bytes, of the depth that is multiplied at once: that of the group for
+  // integers, but at most kTileDepth, which is that of bfloat16. nullptr where there are none.
+  void (*enter_tiles)(int rows, int depth_bytes);
+  void (*leave_tiles)();
 
   // Float multiply-adds on registers alone, enough chains of them to hide their latency: what no product is faster than. Returns the
   // operations done in `rounds`; their results go to sink[kMaxPanel].
@@ -153,6 +168,7 @@ struct KernelTable {
   void (*gemm_u4)(const QuantizedTile& tile);
   void (*gemm_packed_u4)(const QuantizedTile& tile);
   void (*gemm_u8)(const QuantizedTile& tile);
+  int block_u4, block_u8;  // depths of a block, but of packed weights
 
   // Two weights a byte -> one: [depth / 8][panel][4] -> [depth / 4][panel][4]; the low nibbles are the first four depths.
   void (*unpack_u4)(const uint8_t* packed, uint8_t* out, size_t bytes);
@@ -179,6 +195,8 @@ struct KernelTable {
   // The bfloat16 nearest to x[n], even on ties, subnormal ones zero: as float32, or in the pairs of gemm_bf16, of an odd n with a zero.
   void (*round_bf16)(const float* x, float* out, int n);
   void (*round_pairs)(const float* x, uint16_t* out, int n);
+  // The numbers, in pairs, that x[n] is the sum of, for gemm_split_bf16; of an n that is no multiple of 16 with zeros up to that.
+  void (*split_pairs)(const float* x, uint16_t* out, ptrdiff_t plane, int n);
 
   // out[n] = the float16 nearest to x[n], even on ties: infinite from 65520 on. NaN stays NaN.
   void (*narrow_f16)(const float* x, uint16_t* out, size_t n);
@@ -210,6 +228,7 @@ extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
 extern const KernelTable kAvx512Bf16Kernels;
 extern const KernelTable kAvx512Bf16AmdKernels;  // the same name, and Winograd's inner product
+extern const KernelTable kAvx512AmxKernels;
 extern const KernelTable kNeonKernels;
 extern const KernelTable kNeonDotKernels;
 

@@ -145,7 +145,7 @@ void mixture_of_experts(Team& team, const KernelTable& kernels, QuantizedRows& q
   place(count, rows, a);
   const int64_t grain = 1 + 32768 / (d_model * a.chosen);
   const WeightFormat& format = experts.front().gate_proj.format();
-  if (format.quantized() || format.rounds()) {
+  if (converts(kernels, format)) {
     a.once.convert(team, kernels, h, rows, d_model, format);
     quantized.spread(team, a.once, a.slots.data(), a.chosen);
   } else {

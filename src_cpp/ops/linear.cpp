@@ -22,6 +22,8 @@ constexpr int64_t kTailRows = 64;
 // in the second-level cache, and weights are read once a part: a byte for 192 operations with it, or for 384. Of 64 to 512 the fastest on
 // two cores of Zen 4.
 constexpr int64_t kPartRows = 96;
+// Those of bfloat16 on tile registers, measured on two cores of Emerald Rapids.
+constexpr int64_t kPairedPartRows = 192;
 
 // What one thread unpacks weights and widens scales into.
 struct Scratch {
@@ -55,16 +57,39 @@ bool winograd(const KernelTable& kernels, const Product& p) {
   return kernels.gemm_winograd_u4 && p.weight->format().dtype == DType::int4 && !packed(kernels, p);
 }
 
-bool resident(const Product& p) {
-  const int64_t element = p.weight->format().quantized() ? 1 : p.weight->paired() ? 2 : static_cast<int64_t>(sizeof(float));
+bool resident(const KernelTable& kernels, const Product& p) {
+  const int64_t element = p.weight->format().quantized()            ? 1
+                          : splits(kernels, p.weight->format()) ? 2 * kSplitParts
+                          : p.weight->paired()                  ? 2
+                                                                : static_cast<int64_t>(sizeof(float));
   return p.rows * p.weight->depth() * element <= kResidentBytes;
 }
 
 int64_t depth_block(const KernelTable& kernels, const Product& p) {
-  if (packed(kernels, p) && resident(p)) return p.weight->depth();
-  if (p.weight->format().rounds()) return kRoundedBlock;
-  return p.weight->format().quantized() ? kQuantizedBlock : kDepthBlock;
+  if (packed(kernels, p)) return resident(kernels, p) ? p.weight->depth() : kQuantizedBlock;
+  if (p.weight->format().rounds() || p.weight->paired()) return kRoundedBlock;
+  if (!p.weight->format().quantized()) return kDepthBlock;
+  return p.weight->format().dtype == DType::int4 ? kernels.block_u4 : kernels.block_u8;
 }
+
+// Tile registers, where kernels have them, set up for tiles of so many rows as long as this lives.
+class Tiles {
+ public:
+  Tiles(const KernelTable& kernels, const WeightFormat& format, int64_t rows) : kernels_(kernels) {
+    if (!kernels.enter_tiles || !converts(kernels, format)) return;
+    kernels.enter_tiles(static_cast<int>(rows), format.quantized() ? std::min(format.group, kTileDepth) : kTileDepth);
+    entered_ = true;
+  }
+  ~Tiles() {
+    if (entered_) kernels_.leave_tiles();
+  }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+
+ private:
+  const KernelTable& kernels_;
+  bool entered_ = false;
+};
 
 // Rows [first, first + rows) times one block of one panel, added to out when accumulate.
 void block_product(const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t panel, int64_t k, int64_t first,
@@ -72,8 +97,10 @@ void block_product(const KernelTable& kernels, const Product& p, const Quantized
   const int64_t count = std::min(depth_block(kernels, p), p.weight->depth() - k);
   const int64_t row = p.quantized_begin + first;
   if (p.weight->paired()) {
-    kernels.gemm_bf16({quantized.pairs(row) + k, quantized.stride() / 2, p.weight->pairs(panel, k), kernels.panel * 2, out,
-                       out_stride, static_cast<int>(rows), static_cast<int>(round_up(count, 2)), accumulate, ahead});
+    const Bf16Tile tile{quantized.pairs(row) + k, quantized.stride() / 2, p.weight->pairs(panel, k), kernels.panel * 2, out, out_stride,
+                        static_cast<int>(rows), static_cast<int>(round_up(count, kernels.paired_depth)), accumulate, ahead};
+    if (splits(kernels, p.weight->format())) kernels.gemm_split_bf16(tile, QuantizedRows::plane(kernels, p.weight->depth()));
+    else kernels.gemm_bf16(tile);
     return;
   }
   if (!p.weight->format().quantized()) {
@@ -129,6 +156,7 @@ void narrow_panel(const KernelTable& kernels, const Product& p, const QuantizedR
       std::memset(tile + r * kernels.panel, 0, sizeof(float) * static_cast<size_t>(kernels.panel));
       std::memcpy(tile + r * kernels.panel, p.out.row(first + r) + offset, sizeof(float) * static_cast<size_t>(columns));
     }
+    const Tiles tiles(kernels, p.weight->format(), rows);
     for (int64_t k = 0; k < p.weight->depth(); k += depth_block(kernels, p))
       block_product(kernels, p, quantized, panel, k, first, rows, tile, kernels.panel, p.accumulate || k > 0, {}, scratch);
     for (int64_t r = 0; r < rows; ++r)
@@ -148,26 +176,35 @@ Ahead block_ahead(const KernelTable& kernels, const Product& p, int64_t panel) {
 
 Ahead block_ahead(const KernelTable& kernels, const Product& p) { return block_ahead(kernels, p, first_panel(kernels, p)); }
 
-// Panels [begin, end) of a product, on one thread; `after` is what it reads next. False when the team was stopped.
-bool run_panels(Team& team, int thread, const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t begin,
-                int64_t end, Ahead after) {
-  Scratch scratch;
-  const int64_t whole = std::min(end, p.channel_end / kernels.panel);  // panels with all their channels
-  const int64_t panels = resident(p) ? 1 : kPanelGroup, depth = depth_block(kernels, p);
-  for (int64_t group = begin; group < whole; group += panels) {
-    const int64_t group_end = std::min(group + panels, whole);
+// Panels [begin, end) of a product, which have all their channels, on one thread; `after` is what it reads next. False when the team was
+// stopped.
+bool run_whole_panels(Team& team, int thread, const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t begin,
+                      int64_t end, Ahead after, Scratch& scratch) {
+  const Tiles tiles(kernels, p.weight->format(), p.rows);
+  const int64_t panels = resident(kernels, p) ? 1 : kPanelGroup, depth = depth_block(kernels, p);
+  for (int64_t group = begin; group < end; group += panels) {
+    const int64_t group_end = std::min(group + panels, end);
     for (int64_t k = 0; k < p.weight->depth(); k += depth) {
       for (int64_t panel = group; panel < group_end; ++panel) {
         if (team.stopped(thread)) return false;
         const bool same_depth = panel + 1 < group_end, same_group = same_depth || k + depth < p.weight->depth();
         const Ahead ahead = same_depth   ? p.weight->stored(panel + 1, k, depth)
                             : same_group ? p.weight->stored(group, k + depth, depth)
-                            : group_end < whole ? block_ahead(kernels, p, group_end) : after;
+                            : group_end < end ? block_ahead(kernels, p, group_end) : after;
         block_product(kernels, p, quantized, panel, k, 0, p.rows, p.out.data + panel * kernels.panel - p.channel_begin, p.out.stride,
                       p.accumulate || k > 0, ahead, scratch);
       }
     }
   }
+  return true;
+}
+
+// Panels [begin, end) of a product, the last of which may hold fewer channels.
+bool run_panels(Team& team, int thread, const KernelTable& kernels, const Product& p, const QuantizedRows& quantized, int64_t begin,
+                int64_t end, Ahead after) {
+  Scratch scratch;
+  const int64_t whole = std::min(end, p.channel_end / kernels.panel);
+  if (begin < whole && !run_whole_panels(team, thread, kernels, p, quantized, begin, whole, after, scratch)) return false;
   for (int64_t panel = std::max(begin, whole); panel < end; ++panel) {
     if (team.stopped(thread)) return false;
     narrow_panel(kernels, p, quantized, panel, p.channel_end - panel * kernels.panel, scratch);
@@ -177,8 +214,9 @@ bool run_panels(Team& team, int thread, const KernelTable& kernels, const Produc
 
 // Calls run(first row, end) for the parts of a product until one is stopped, and tells whether none was.
 template <class Run>
-bool in_parts(const Product& p, const Run& run) {
-  const int64_t parts = p.weight->format().quantized() ? std::max<int64_t>(1, (p.rows + kPartRows / 2) / kPartRows) : 1;
+bool in_parts(const KernelTable& kernels, const Product& p, const Run& run) {
+  const int64_t about = p.weight->format().quantized() ? kPartRows : p.weight->paired() && kernels.enter_tiles ? kPairedPartRows : p.rows;
+  const int64_t parts = about == 0 ? 1 : std::max<int64_t>(1, (p.rows + about / 2) / about);
   for (int64_t i = 0; i < parts; ++i)
     if (!run(p.rows * i / parts, p.rows * (i + 1) / parts)) return false;
   return true;
@@ -255,10 +293,10 @@ Linear::Linear(int64_t channels, int64_t depth, WeightFormat format, const Kerne
       panel_(kernels.panel),
       groups_(format.quantized() ? (depth + format.group - 1) / format.group : 0),
       stored_depth_(groups_ * format.group),
-      paired_(format.rounds() && kernels.gemm_bf16),
+      paired_((format.rounds() && kernels.gemm_bf16) || splits(kernels, format)),
       format_(format),
       kernels_(&kernels) {
-  if (!format.quantized()) stored_depth_ = paired_ ? round_up(depth, 2) : depth;
+  if (!format.quantized()) stored_depth_ = paired_ ? round_up(depth, kernels.paired_depth) : depth;
   if (format.quantized() && format.group != 32 && format.group != 64 && format.group != 128)
     throw std::invalid_argument("group: expected 32, 64 or 128, found " + std::to_string(format.group));
 }
@@ -423,7 +461,7 @@ void linear(Team& team, const KernelTable& kernels, QuantizedRows& quantized, co
   const Product* converted = nullptr;
   for (const Product& p : products) {
     const WeightFormat& format = p.weight->format();
-    if (!format.quantized() && !format.rounds()) continue;
+    if (!converts(kernels, format)) continue;
     if (converted && (format.dtype != converted->weight->format().dtype || format.group != converted->weight->format().group))
       throw std::invalid_argument("products of one region: expected one format of weights, found two");
     if (!converted) quantized.convert(team, kernels, p.x, p.rows, p.weight->depth(), format);
@@ -441,7 +479,7 @@ void multiply(Team& team, const KernelTable& kernels, const QuantizedRows& quant
       const auto [from, to] = Shares::panels(kernels, *p, begin, end, offset);
       if (from == to) continue;
       const Ahead after = offset < end && p + 1 != products.end() ? block_ahead(kernels, p[1]) : Ahead{};
-      const bool done = in_parts(*p, [&, from = from, to = to](int64_t first, int64_t last) {
+      const bool done = in_parts(kernels, *p, [&, from = from, to = to](int64_t first, int64_t last) {
         const Product rows = part(*p, first, last);
         return run_panels(team, thread, kernels, rows, quantized, from, to, last < p->rows ? block_ahead(kernels, rows, from) : after);
       });
@@ -460,7 +498,7 @@ void multiply_gated(Team& team, const KernelTable& kernels, const QuantizedRows&
       const auto [from, to] = Shares::panels(kernels, gate, begin, end, offset);
       if (from == to) continue;
       const Ahead after = offset < end && p + 1 != products.end() ? block_ahead(kernels, p[1].gate) : Ahead{};
-      const bool done = in_parts(gate, [&, from = from, to = to](int64_t first, int64_t last) {
+      const bool done = in_parts(kernels, gate, [&, from = from, to = to](int64_t first, int64_t last) {
         const Product gate_rows = part(p->gate, first, last), up_rows = part(p->up, first, last);
         const Ahead next = last < p->gate.rows ? block_ahead(kernels, gate_rows, from) : after;
         return run_gated_panels(team, thread, kernels, gate_rows, up_rows, quantized, from, to, next);

@@ -15,7 +15,7 @@
 namespace llada {
 
 // A weight matrix [channels, depth] stored as panels [ceil(channels / panel)], the last one zero-padded: floats [depth][panel], or
-// [depth / 2][panel][2] where the kernels take bfloat16 in pairs, with a zero behind an odd depth; 8-bit integers [depth / 4][panel][4];
+// [depth / 2][panel][2] where the kernels take bfloat16 in pairs, with zeros up to their paired_depth; 8-bit integers [depth / 4][panel][4];
 // 4-bit integers two a byte, [depth / 8][panel][4]. Integers have float16 scales [depth / group][panel], and a depth rounded up to whole
 // groups.
 class Linear {

@@ -118,7 +118,8 @@ float quantize_group(const KernelTable& kernels, const float* w, int count, DTyp
 
 void QuantizedRows::convert(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format) {
   if (format.quantized()) quantize(team, kernels, x, rows, width, format);
-  if (format.rounds()) round(team, kernels, x, rows, width);
+  if (format.rounds()) round(team, kernels, x, rows, width, 1);
+  if (splits(kernels, format)) round(team, kernels, x, rows, width, kSplitParts);
 }
 
 void QuantizedRows::fit(int64_t rows, int64_t row_bytes, int64_t groups, bool winograd) {
@@ -153,13 +154,22 @@ void QuantizedRows::spread(Team& team, const QuantizedRows& others, const int32_
   });
 }
 
-void QuantizedRows::round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width) {
-  fit(rows, kernels.gemm_bf16 ? round_up(width, 2) * 2 : width * 4, 0, false);
+// To so many bfloat16 numbers each: one that is near, or those that it is the sum of.
+void QuantizedRows::round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int parts) {
+  const int64_t stored = plane(kernels, width);
+  const int n = static_cast<int>(width);
+  fit(rows, kernels.gemm_bf16 ? stored * 2 * parts : width * 4, 0, false);
   team.split(rows, 1 + 32768 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       int8_t* out = codes_.data() + r * stride_;
-      if (kernels.gemm_bf16) kernels.round_pairs(x.row(r), reinterpret_cast<uint16_t*>(out), static_cast<int>(width));
-      else kernels.round_bf16(x.row(r), reinterpret_cast<float*>(out), static_cast<int>(width));
+      if (!kernels.gemm_bf16) {
+        kernels.round_bf16(x.row(r), reinterpret_cast<float*>(out), n);
+        continue;
+      }
+      uint16_t* pairs = reinterpret_cast<uint16_t*>(out);
+      if (stored > width) std::memset(pairs, 0, static_cast<size_t>(stored * parts) * sizeof(uint16_t));
+      if (parts > 1) kernels.split_pairs(x.row(r), pairs, stored, n);
+      else kernels.round_pairs(x.row(r), pairs, n);
     }
   });
 }

@@ -17,19 +17,28 @@ constexpr int zero_point(DType dtype) { return dtype == DType::int4 ? 8 : 128; }
 // weight whose scale would be beyond float16.
 float quantize_group(const KernelTable& kernels, const float* w, int count, DType dtype, uint8_t* codes);
 
+// Whether activations are converted for weights of a format, and whether to sums of bfloat16 numbers.
+inline bool splits(const KernelTable& kernels, const WeightFormat& format) {
+  return format.dtype == DType::bfloat16 && kernels.gemm_split_bf16;
+}
+inline bool converts(const KernelTable& kernels, const WeightFormat& format) {
+  return format.quantized() || format.rounds() || splits(kernels, format);
+}
+
 // Activations as their weights take them, 8-bit integers or bfloat16, kept from call to call and grown to the largest.
 class QuantizedRows {
  public:
-  // Converts x [rows, width] for weights of a format, nothing for those that multiply float32; every row by itself.
+  // Converts x [rows, width] for weights of a format where `converts`; every row by itself.
   void convert(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format);
 
   // Row slots[i * copies + n] is row i of others, for n < copies.
   void spread(Team& team, const QuantizedRows& others, const int32_t* slots, int64_t copies);
 
   // Integers, beside 4-bit weights with starts for gemm_winograd_u4 where the kernels have that; and bfloat16, in pairs where they have
-  // gemm_bf16, as float32 where not.
+  // gemm_bf16, as float32 where not; and the bfloat16 numbers that a row is the sum of, plane(width) apart.
   const int8_t* row(int64_t i) const { return codes_.data() + i * stride_; }
   const uint16_t* pairs(int64_t i) const { return reinterpret_cast<const uint16_t*>(row(i)); }
+  static int64_t plane(const KernelTable& kernels, int64_t width) { return round_up(width, kernels.paired_depth); }
   const float* floats(int64_t i) const { return reinterpret_cast<const float*>(row(i)); }
   const float* scales(int64_t group) const { return scales_.data() + group * group_stride_; }
   const int32_t* sums(int64_t group) const { return sums_.data() + group * group_stride_; }
@@ -40,7 +49,7 @@ class QuantizedRows {
 
  private:
   void quantize(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, const WeightFormat& format);
-  void round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width);
+  void round(Team& team, const KernelTable& kernels, Rows x, int64_t rows, int64_t width, int parts);
   void fit(int64_t rows, int64_t row_bytes, int64_t groups, bool winograd);
 
   ptrdiff_t stride_ = 0, rows_ = 0, groups_ = 0, group_stride_ = 0;
