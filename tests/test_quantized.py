@@ -146,6 +146,36 @@ def test_winograds_inner_product(isa, group, fill):
         assert c.tobytes() == wanted.tobytes(), rows
 
 
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("fill", ["random", "extremes"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_tile_registers(bits, group, fill):
+    """Exact integers where scales are 1, and the bits of a build without tiles where they are not; equal tiles of rows and unequal ones."""
+    if not _native.isas().get("avx512amx"):
+        pytest.skip("no tile registers")
+    kernels, others, rng = _native.Kernels("avx512amx"), _native.Kernels("avx512vnni"), np.random.default_rng(8)
+    assert kernels.has_tiles and not others.has_tiles and kernels.panel == others.panel
+    for rows in [*range(1, 50), 100]:
+        x, w = operands(kernels, bits, rows, 3, group, fill, rows)
+        ones, c = np.ones((3, kernels.panel), np.float32), np.full((rows, kernels.panel), 5, np.float32)
+        kernels.gemm_quantized(bits, x, *prepared(bits, x, np.ones((3, rows), np.float32)), w, ones, c)
+        assert np.array_equal(c, exact(bits, x, w, np.ones((3, rows)), ones, group)), rows
+        operand = *prepared(bits, x, random_scales(bits, rng, (3, rows))), w, weight_scales(rng, 3, kernels)
+        wanted = c.copy()
+        kernels.gemm_quantized(bits, x, *operand, c, True)
+        others.gemm_quantized(bits, x, *operand, wanted, True)
+        assert c.tobytes() == wanted.tobytes(), rows
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux says which processor this is")
+def test_tile_registers_are_used():
+    """Where the processor has them, unless LLADA_ISA says otherwise, and for as many rows as a block has."""
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    kernels = _native.Kernels(_native.active_isa())
+    assert kernels.has_tiles == ({"amx_tile", "amx_int8", "amx_bf16", "avx512_bf16"} <= flags and _native.active_isa() == "avx512amx")
+    assert not kernels.has_tiles or max(kernels.packed_rows.values()) < 32
+
+
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux says which processor this is")
 def test_winograds_inner_product_is_used():
     """Where additions have ports of their own, and there for as many rows as the layers here have."""

@@ -76,7 +76,7 @@ int64_t depth_block(const KernelTable& kernels, const Product& p) {
 class Tiles {
  public:
   Tiles(const KernelTable& kernels, const WeightFormat& format, int64_t rows) : kernels_(kernels) {
-    if (!kernels.enter_tiles || !converts(kernels, format)) return;
+    if (!kernels.enter_tiles || !converts(kernels, format) || rows == 0) return;
     kernels.enter_tiles(static_cast<int>(rows), format.quantized() ? std::min(format.group, kTileDepth) : kTileDepth);
     entered_ = true;
   }
