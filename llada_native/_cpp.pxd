@@ -4,7 +4,7 @@ from libcpp cimport bool
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
-from llada_native._kernels cimport AttentionTile, Bf16Tile, Extremes, FloatTile, KernelTable, QuantizedTile
+from llada_native._kernels cimport AttentionTile, Bf16Tile, Extremes, FloatTile, KernelTable, QuantizedTile, TileSetup
 
 
 cdef extern from "llada/types.h" namespace "llada":

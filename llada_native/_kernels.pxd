@@ -51,6 +51,9 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         float most, second
         int32_t index, nan
 
+    cdef struct TileSetup:
+        pass
+
     cdef cppclass KernelTable:
         const char* name
         int panel
@@ -59,8 +62,8 @@ cdef extern from "kernels/table.h" namespace "llada" nogil:
         void (*gemm_bf16)(const Bf16Tile&) noexcept
         void (*gemm_split_bf16)(const Bf16Tile&, ptrdiff_t) noexcept
         int paired_depth
-        void (*enter_tiles)(int, int) noexcept
-        void (*leave_tiles)() noexcept
+        void (*enter_tiles)(int, int, TileSetup*) noexcept
+        void (*leave_tiles)(const TileSetup&) noexcept
         int64_t (*multiply_add)(int64_t, float*) noexcept
         int[3] packed_rows
         void (*gemm_u4)(const QuantizedTile&) noexcept

@@ -34,6 +34,7 @@ def peak_gflops(str isa):
 cdef class Kernels:
     """The kernels of one build, for tests: each method is one entry of the table, arrays in and out."""
     cdef const cpp.KernelTable* table
+    cdef cpp.TileSetup before
 
     def __cinit__(self, str isa):
         self.table = &cpp.kernels_for(isa.encode())
@@ -60,11 +61,11 @@ cdef class Kernels:
 
     cdef void enter(self, int rows, int depth_bytes) noexcept:
         if self.table.enter_tiles != NULL:
-            self.table.enter_tiles(rows, depth_bytes)
+            self.table.enter_tiles(rows, depth_bytes, &self.before)
 
     cdef void leave(self) noexcept:
         if self.table.leave_tiles != NULL:
-            self.table.leave_tiles()
+            self.table.leave_tiles(self.before)
 
     @property
     def has_gemm_bf16(self):

@@ -141,6 +141,14 @@ struct Extremes {
   int32_t nan;
 };
 
+// How tile registers are set up. Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2A, LDTILECFG.
+struct TileSetup {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t bytes[16];  // of a row
+  uint8_t rows[16];
+};
+static_assert(sizeof(TileSetup) == 64, "as the processor reads it");
+
 struct KernelTable {
   const char* name;
   int panel;           // output channels of a weight panel
@@ -154,9 +162,10 @@ struct KernelTable {
 
   // Tile registers are a state of the thread. Before gemm_bf16, gemm_split_bf16, gemm_u4 and gemm_u8, and for all of them until
   // leave_tiles, they are set up for tiles of so many rows and, in bytes, of the depth that is multiplied at once: that of the group for
-  // integers, but at most kTileDepth, which is that of bfloat16. nullptr where there are none.
-  void (*enter_tiles)(int rows, int depth_bytes);
-  void (*leave_tiles)();
+  // integers, but at most kTileDepth, which is that of bfloat16. How they were set up before is kept, and comes back: other libraries set
+  // up a thread's once for all. nullptr where there are none.
+  void (*enter_tiles)(int rows, int depth_bytes, TileSetup* before);
+  void (*leave_tiles)(const TileSetup& before);
 
   // Float multiply-adds on registers alone, enough chains of them to hide their latency: what no product is faster than. Returns the
   // operations done in `rounds`; their results go to sink[kMaxPanel].

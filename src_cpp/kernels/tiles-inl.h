@@ -10,6 +10,7 @@ static_assert(Vec::kLanes == 16 && Tiling::kVectors == 2, "a panel is two tiles 
 
 using llada::kMinGroup;
 using llada::kSplitParts;
+using llada::TileSetup;
 
 constexpr int kTileRows = 16;
 constexpr int kTileBytes = 64;  // of a row of a tile
@@ -43,23 +44,23 @@ inline void add_bf16_tiles() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(X), "i"(W));
 }
 
-void enter_tiles(int rows, int depth_bytes) {
+void enter_tiles(int rows, int depth_bytes, TileSetup* before) {
+  __asm__ volatile("sttilecfg %0" : "=m"(*before));
   const int tiles = (rows + kTileRows - 1) / kTileRows;
-  struct alignas(64) {  // Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2A, LDTILECFG
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-  } config = {};
-  config.palette = 1;
+  TileSetup setup = {};
+  setup.palette = 1;
   for (int t = 0; t < 8; ++t) {
     const bool x = t == 4 || t == 5, w = t > 5;
-    config.bytes[t] = static_cast<uint16_t>(x ? depth_bytes : kTileBytes);
-    config.rows[t] = static_cast<uint8_t>(w ? depth_bytes / 4 : (rows + tiles - 1) / tiles);
+    setup.bytes[t] = static_cast<uint16_t>(x ? depth_bytes : kTileBytes);
+    setup.rows[t] = static_cast<uint8_t>(w ? depth_bytes / 4 : (rows + tiles - 1) / tiles);
   }
-  __asm__ volatile("ldtilecfg %0" ::"m"(config));
+  __asm__ volatile("ldtilecfg %0" ::"m"(setup));
 }
 
-void leave_tiles() { __asm__ volatile("tilerelease" ::: "memory"); }
+void leave_tiles(const TileSetup& before) {
+  if (before.palette == 0) __asm__ volatile("tilerelease" ::: "memory");
+  else __asm__ volatile("ldtilecfg %0" ::"m"(before));
+}
 
 // ---- bfloat16
 
@@ -188,10 +189,10 @@ template <class Dot, Weights Kind>
 void gemm_integer_tiles(const QuantizedTile& t) {
   if (t.rows < least_tile_rows(Kind, t.group)) return gemm_quantized<Dot, Kind>(t);
   for_each_row_tile<kTileRows>(t.rows, t.ahead, [&](auto rows, int first, const Ahead& ahead) {
-    using Half = Group<Dot, Kind>;
-    if (Kind == Weights::bytes && t.rows == rows.value) integer_tile<Half, rows.value, FetchStream>(t, first, 0, ahead);
-    else integer_tile<Half, rows.value, FetchShare>(t, first, 0, ahead);
-    integer_tile<Half, rows.value, FetchShare>(t, first, Vec::kLanes, {});
+    using Groups = Group<Dot, Kind>;
+    if (Kind == Weights::bytes && t.rows == rows.value) integer_tile<Groups, rows.value, FetchStream>(t, first, 0, ahead);
+    else integer_tile<Groups, rows.value, FetchShare>(t, first, 0, ahead);
+    integer_tile<Groups, rows.value, FetchShare>(t, first, Vec::kLanes, {});
   });
 }
 

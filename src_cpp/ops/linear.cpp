@@ -58,10 +58,9 @@ bool winograd(const KernelTable& kernels, const Product& p) {
 }
 
 bool resident(const KernelTable& kernels, const Product& p) {
-  const int64_t element = p.weight->format().quantized()            ? 1
-                          : splits(kernels, p.weight->format()) ? 2 * kSplitParts
-                          : p.weight->paired()                  ? 2
-                                                                : static_cast<int64_t>(sizeof(float));
+  int64_t element = sizeof(float);  // of x, in bytes
+  if (p.weight->format().quantized()) element = 1;
+  if (p.weight->paired()) element = splits(kernels, p.weight->format()) ? 2 * kSplitParts : 2;
   return p.rows * p.weight->depth() * element <= kResidentBytes;
 }
 
@@ -77,17 +76,18 @@ class Tiles {
  public:
   Tiles(const KernelTable& kernels, const WeightFormat& format, int64_t rows) : kernels_(kernels) {
     if (!kernels.enter_tiles || !converts(kernels, format) || rows == 0) return;
-    kernels.enter_tiles(static_cast<int>(rows), format.quantized() ? std::min(format.group, kTileDepth) : kTileDepth);
+    kernels.enter_tiles(static_cast<int>(rows), format.quantized() ? std::min(format.group, kTileDepth) : kTileDepth, &before_);
     entered_ = true;
   }
   ~Tiles() {
-    if (entered_) kernels_.leave_tiles();
+    if (entered_) kernels_.leave_tiles(before_);
   }
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
 
  private:
   const KernelTable& kernels_;
+  TileSetup before_;
   bool entered_ = false;
 };
 
@@ -215,8 +215,9 @@ bool run_panels(Team& team, int thread, const KernelTable& kernels, const Produc
 // Calls run(first row, end) for the parts of a product until one is stopped, and tells whether none was.
 template <class Run>
 bool in_parts(const KernelTable& kernels, const Product& p, const Run& run) {
-  const int64_t about = p.weight->format().quantized() ? kPartRows : p.weight->paired() && kernels.enter_tiles ? kPairedPartRows : p.rows;
-  const int64_t parts = about == 0 ? 1 : std::max<int64_t>(1, (p.rows + about / 2) / about);
+  int64_t parts = 1;
+  if (p.weight->format().quantized()) parts = std::max<int64_t>(1, (p.rows + kPartRows / 2) / kPartRows);
+  if (p.weight->paired() && kernels.enter_tiles) parts = std::max<int64_t>(1, (p.rows + kPairedPartRows / 2) / kPairedPartRows);
   for (int64_t i = 0; i < parts; ++i)
     if (!run(p.rows * i / parts, p.rows * (i + 1) / parts)) return false;
   return true;
