@@ -2,7 +2,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from test_bfloat16_fast import paired, rounded
+from bfloat16 import paired, rounded
 
 from llada_native import _native
 
