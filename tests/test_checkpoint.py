@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llada_native import _native
 from llada_native.backend import tensor_specs
 from llada_native.checkpoint import read_json, tensor_name
 from llada_native.config import ModelConfig
@@ -76,8 +77,9 @@ def test_memory_of_two_layers_at_full_width(tmp_path):
     assert m["forwards"] == 2
     assert 2 * m["parameters"] <= m["weights"] <= 1.001 * 2 * m["parameters"] + MIB
     # Activations of 64 rows: 4 of d_model, 2 of the MLP, packed keys and values, rotary tables; a tile of 4096 logits a row. One
-    # array of 32 rows x 126464 float32 logits alone would be 15.4 MiB more.
-    assert m["workspace"] < 16 * MIB
+    # array of 32 rows x 126464 float32 logits alone would be 15.4 MiB more. On tile registers the 64 rows also as three bfloat16 numbers.
+    parts = 64 * 12288 * 6 if _native.Kernels(_native.active_isa()).has_tiles else 0
+    assert m["workspace"] < 16 * MIB + parts
     assert m["generated"] - m["before"] <= 1.10 * m["weights"] + m["workspace"]
     assert m["generated"] - m["loaded"] < m["workspace"] + 12 * MIB
     assert m["peak"] - m["before"] <= 1.10 * m["weights"] + m["workspace"]
