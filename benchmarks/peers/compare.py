@@ -13,6 +13,11 @@ options from its cache:
     CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_AVX_VNNI=OFF" \\
       pip install --no-cache-dir --no-binary llama-cpp-python llama-cpp-python
     python benchmarks/peers/compare.py --isa avx2
+
+On processors with AMX, llama.cpp's code for it ends with an illegal instruction when GCC 12 has compiled it. Without:
+
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON" \\
+      pip install --no-cache-dir --no-binary llama-cpp-python llama-cpp-python
 """
 from __future__ import annotations
 
