@@ -7,14 +7,11 @@ import pytest
 import rounds
 
 import llada_native
-from llada_native import _native
 
 os.environ.setdefault("MPLBACKEND", "agg")  # plots need no window
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs, and children inherit it
 
-# Without products of bfloat16, as on Intel's processors, avx512bf16 is avx512vnni by another name.
-ISAS = [name for name, supported in llada_native.cpu_info()["isas"].items()
-        if supported and (name != "avx512bf16" or _native.Kernels(name).has_gemm_bf16)]
+ISAS = [name for name, supported in llada_native.cpu_info()["isas"].items() if supported]
 
 
 @pytest.fixture(params=ISAS)

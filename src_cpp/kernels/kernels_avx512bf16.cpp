@@ -12,12 +12,6 @@ namespace llada {
 
 namespace {
 
-// On Emerald Rapids vdpbf16ps takes twice as long as the two multiply-adds that it stands for.
-constexpr KernelTable without_bf16(KernelTable table) {
-  table.gemm_bf16 = nullptr;
-  return table;
-}
-
 constexpr KernelTable with_winograd(KernelTable table) {
   table.packed_rows[0] = 40;  // what begins and ends a group takes longer: measured on Zen 4
   table.packed_rows[1] = table.packed_rows[2] = 12;
@@ -27,7 +21,6 @@ constexpr KernelTable with_winograd(KernelTable table) {
 
 }  // namespace
 
-const KernelTable kAvx512Bf16Kernels = without_bf16(make_table("avx512bf16"));
-const KernelTable kAvx512Bf16AmdKernels = with_winograd(make_table("avx512bf16"));
+const KernelTable kAvx512Bf16Kernels = with_winograd(make_table("avx512bf16"));
 
 }  // namespace llada

@@ -236,7 +236,6 @@ extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
 extern const KernelTable kAvx512Bf16Kernels;
-extern const KernelTable kAvx512Bf16AmdKernels;  // the same name, with gemm_bf16 and Winograd's inner product
 extern const KernelTable kAvx512AmxKernels;
 extern const KernelTable kNeonKernels;
 extern const KernelTable kNeonDotKernels;
