@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,20 +125,24 @@ def test_interrupted_command(monkeypatch, capsys):
 def test_kernel_objects_export_nothing_but_tables(tmp_path):
     """ODR: an inline function compiled for AVX-512 must not replace the baseline's, so kernel files define nothing weak. Tables are data
     that nothing has to run for (D, R or, on macOS, S; not B)."""
-    for source in sorted((ROOT / "src_cpp" / "kernels").glob("kernels_*.cpp")):
+    avx2, avx512 = ["-mavx2", "-mfma", "-mf16c"], ["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+    flags = {"avx2": avx2, "avxvnni": [*avx2, "-mavxvnni"], "avx512": avx512, "avx512vnni": [*avx512, "-mavx512vnni"],
+             "avx512bf16": [*avx512, "-mavx512vnni", "-mavx512bf16"], "avx512amx": [*avx512, "-mavx512vnni"],
+             "neondot": ["-march=armv8.2-a+dotprod"]}
+
+    def symbols(source):
         isa = source.stem.removeprefix("kernels_")
-        if not llada_native.cpu_info()["isas"].get(isa, False):
-            continue
-        avx2, avx512 = ["-mavx2", "-mfma", "-mf16c"], ["-mavx512f", "-mavx512cd", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-        flags = {"avx2": avx2, "avxvnni": [*avx2, "-mavxvnni"], "avx512": avx512, "avx512vnni": [*avx512, "-mavx512vnni"],
-                 "avx512bf16": [*avx512, "-mavx512vnni", "-mavx512bf16"], "avx512amx": [*avx512, "-mavx512vnni"],
-                 "neondot": ["-march=armv8.2-a+dotprod"]}
         built = tmp_path / f"{isa}.o"
         subprocess.run(["g++", "-std=c++17", "-O3", "-w", "-ffp-contract=off", *flags.get(isa, []), f"-I{ROOT}/src_cpp", "-c", source, "-o",
                         built], check=True)
-        symbols = subprocess.run(["nm", "-C", built], capture_output=True, text=True, check=True).stdout
-        defined = [line for line in symbols.splitlines() if re.search(r" [A-TV-Zu-w] ", line)]
-        assert defined and all(re.search(r" [DRS] llada::k\w+Kernels$", line) for line in defined), defined
+        return subprocess.run(["nm", "-C", built], capture_output=True, text=True, check=True).stdout
+
+    supported = [source for source in sorted((ROOT / "src_cpp" / "kernels").glob("kernels_*.cpp"))
+                 if llada_native.cpu_info()["isas"].get(source.stem.removeprefix("kernels_"), False)]
+    with ThreadPoolExecutor(os.cpu_count()) as compilers:
+        for listed in compilers.map(symbols, supported):
+            defined = [line for line in listed.splitlines() if re.search(r" [A-TV-Zu-w] ", line)]
+            assert defined and all(re.search(r" [DRS] llada::k\w+Kernels$", line) for line in defined), defined
 
 
 def test_bench_times_the_median_of_calls_once_warm(monkeypatch):
